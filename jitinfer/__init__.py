@@ -1,0 +1,61 @@
+"""jitinfer: PaddlePaddle models fast at inference, and never wrong.
+
+import jitinfer
+
+pipe.transformer = jitinfer.inference(pipe.transformer)      # a Layer, a bound method, a function: all the same
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.errors import (
+    ArgumentError,
+    CacheError,
+    EngineError,
+    EngineUnavailableError,
+    JitinferError,
+    OptionError,
+    TraceError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from jitinfer.bisection import bisect
+    from jitinfer.inference import CompiledFunction, inference, is_inference_mode
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "inference": "jitinfer.inference",
+    "is_inference_mode": "jitinfer.inference",
+    "CompiledFunction": "jitinfer.inference",
+    "bisect": "jitinfer.bisection",
+}
+
+__all__ = [
+    "ArgumentError",
+    "CacheError",
+    "CompiledFunction",
+    "EngineError",
+    "EngineUnavailableError",
+    "JitinferError",
+    "OptionError",
+    "TraceError",
+    "VerificationError",
+    "bisect",
+    "inference",
+    "is_inference_mode",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Paddle is imported by the first use of what needs it: the rest works where it is not installed."""
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'jitinfer' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value

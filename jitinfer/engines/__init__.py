@@ -1,0 +1,23 @@
+"""Engines: what turns a static program into something that runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jitinfer.errors import EngineUnavailableError, user_location
+
+if TYPE_CHECKING:
+    from jitinfer.engines.protocol import Engine
+    from jitinfer.options import Options
+
+
+def engine_for(options: Options) -> Engine:
+    """The engine that `options.engine` names. Raises EngineUnavailableError, naming what is missing."""
+    if options.engine == "cuda":
+        raise EngineUnavailableError(
+            f"engine='cuda' at {user_location()}: this version of jitinfer has no CUDA engine yet; "
+            "use engine='paddle', or 'auto' to take it up once it is there"
+        )
+    from jitinfer.engines.paddle import PaddleEngine
+
+    return PaddleEngine()

@@ -1,0 +1,68 @@
+"""What an engine is to the rest of the house."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jitinfer.cache import Cache
+    from jitinfer.frontend.program import Program
+    from jitinfer.options import Options
+
+
+class Executable(Protocol):
+    """A program ready to run with one set of weights. Safe to call from several threads."""
+
+    @property
+    def description(self) -> str:
+        """How it runs, in a few words: engine, configuration."""
+        ...
+
+    def run(self, tensors: Sequence[Any]) -> list[Any]:
+        """Evaluate on `tensors`, in the order of the program's inputs.
+
+        Returns new tensors that share memory with nothing else. Raises EngineError.
+        """
+        ...
+
+    def refresh(self, parameters: Sequence[Any]) -> None:
+        """Take new values of the parameters, in the program's order. Raises EngineError; the old ones are gone then."""
+        ...
+
+
+@dataclass
+class Request:
+    """What an engine is asked to compile, and with what it may check itself.
+
+    `expected`: evaluates the dynamic function on `inputs` (once; later calls return the same results), or None where
+    the caller does not want verification. `under_the_same_randomness`: calls its argument with the random generators
+    in the state they had when the dynamic function ran, and leaves them as it found them.
+    """
+
+    program: Program
+    parameters: Sequence[Any]
+    inputs: Sequence[Any]
+    options: Options
+    cache: Cache
+    expected: Callable[[], Sequence[Any]] | None
+    under_the_same_randomness: Callable[[Callable[[], Any]], Any]
+    name: str
+    degenerate: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """One way to run programs."""
+
+    name: str
+
+    def missing(self) -> str:
+        """Why it cannot work on this machine, and what would mend that; "" if it can."""
+        ...
+
+    def compile(self, request: Request) -> Executable:
+        """Raises EngineError or VerificationError if no configuration of the engine gives the right results."""
+        ...

@@ -1,0 +1,180 @@
+"""Trying a configuration in a child process, so that a crash costs the child and not us.
+
+One child serves a whole process; it starts when it is first needed (importing Paddle takes it seconds, so `start`
+may be called ahead) and is started anew after a crash. Requests and answers are lines of JSON; tensors travel in
+files of NumPy's format, without pickle.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.engines.configuration import Configuration
+
+logger = logging.getLogger("jitinfer.engines")
+
+STARTING = 120.0
+"""Seconds that the child may take to import Paddle."""
+ANSWERING = 600.0
+"""Seconds that one try may take before it counts as a crash."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one try: `results`, or `failure` in words. `crashed`: the process died or hung."""
+
+    results: list[Any] | None = None
+    failure: str = ""
+    crashed: bool = False
+    seconds: float = field(default=0.0, compare=False)
+
+
+class TrialProcess:
+    """The child and the conversation with it; one try at a time."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._turn = threading.Lock()
+        self._owner = os.getpid()
+
+    def start(self) -> None:
+        """Begin to start the child, without waiting for it. Does nothing if it runs already."""
+        with self._turn:
+            self._start()
+
+    def _start(self) -> None:
+        if self._owner != os.getpid():  # after a fork: the child belongs to the parent
+            self._child, self._owner = None, os.getpid()
+        if self._child is not None and self._child.poll() is None:
+            return
+        package_parent = str(Path(__file__).resolve().parents[2])
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join([package_parent, *(p for p in sys.path if p)]))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "jitinfer.engines.trial_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+
+    def attempt(
+        self, program: str, parameters: str, inputs: str, dtypes: Sequence[str], configuration: Configuration
+    ) -> Outcome:
+        """Run a program once. All arguments but the last two are paths that the child can open."""
+        with self._turn, tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:
+            results = os.path.join(folder, "results.npz")
+            request = {
+                "program": program,
+                "parameters": parameters,
+                "inputs": inputs,
+                "dtypes": list(dtypes),
+                "configuration": configuration.document(),
+                "results": results,
+            }
+            started = time.perf_counter()
+            answer = self._ask(request)
+            seconds = time.perf_counter() - started
+            if isinstance(answer, str):
+                return Outcome(failure=answer, crashed=True, seconds=seconds)
+            if answer.get("failure"):
+                return Outcome(failure=str(answer["failure"]), seconds=seconds)
+            with numpy.load(results, allow_pickle=False) as arrays:
+                found = [arrays[f"arr_{position}"] for position in range(len(arrays.files))]
+            return Outcome(results=found, seconds=float(answer["seconds"]))
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | str:
+        """The child's answer, or in words how it died."""
+        try:
+            fresh = self._child is None or self._child.poll() is not None
+            self._start()
+            child = self._child
+            assert child is not None
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.flush()
+            line = self._read_line(child, ANSWERING + (STARTING if fresh else 0.0))
+        except (OSError, ValueError) as error:
+            return f"the process could not be asked: {error}" + self._bury()
+        if not line:
+            return "the process " + self._bury()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _read_line(self, child: subprocess.Popen[bytes], patience: float) -> bytes:
+        assert child.stdout is not None
+        deadline = time.monotonic() + patience
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
+            if not part:
+                return b""
+            line += part
+        return line
+
+    def _bury(self) -> str:
+        """End the child and say how it ended."""
+        child, self._child = self._child, None
+        if child is None:
+            return "was not there"
+        try:
+            code = child.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            return f"gave no answer in {ANSWERING:.0f} s"
+        finally:
+            for stream in (child.stdin, child.stdout):
+                if stream is not None:
+                    stream.close()
+        ending = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return ending + self._last_words()
+
+    def _last_words(self) -> str:
+        if self._errors is None:
+            return ""
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 4096))
+        lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines()]
+        told = [line for line in lines if "Error" in line or "error" in line]
+        return f": {told[-1][:200]}" if told else ""
+
+    def stop(self) -> None:
+        """End the child; the next try starts another."""
+        with self._turn:
+            child, self._child = self._child, None
+            if child is not None and self._owner == os.getpid():
+                child.kill()
+                child.wait()
+                for stream in (child.stdin, child.stdout):
+                    if stream is not None:
+                        stream.close()
+
+
+_PROCESS = TrialProcess()
+atexit.register(_PROCESS.stop)
+
+
+def trial_process() -> TrialProcess:
+    """The child of this process."""
+    return _PROCESS

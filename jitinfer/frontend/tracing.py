@@ -1,0 +1,339 @@
+"""A Python function and example tensors -> a static program, by `paddle.jit.to_static`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import paddle
+from paddle.base import core
+from paddle.jit.dy2static import parameter_recorder
+from paddle.jit.dy2static.convert_call_func import convert_call
+from paddle.static import pir_io
+
+from jitinfer.errors import TraceError
+from jitinfer.frontend.program import Program, TensorType, parameter_name
+from jitinfer.frontend.rounding import rounding_of
+from jitinfer.frontend.tree import Tree, flatten_results, unflatten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_TRACING = threading.RLock()
+"""Paddle keeps the program under construction in globals of the process: one trace at a time."""
+
+_RANDOM = frozenset(
+    {
+        "bernoulli",
+        "binomial",
+        "dirichlet",
+        "exponential",
+        "fused_dropout_add",
+        "gaussian",
+        "multinomial",
+        "normal",
+        "poisson",
+        "randint",
+        "randperm",
+        "rrelu",
+        "standard_gamma",
+        "truncated_gaussian_random",
+        "uniform",
+        "uniform_inplace",
+        "uniform_random_batch_size_like",
+        "top_p_sampling",
+        "class_center_sample",
+        "gumbel_softmax",
+        "fused_multi_transformer",
+        "gaussian_inplace",
+    }
+)
+_SOMETIMES_RANDOM = {
+    "dropout": "is_test",
+    "dropout_nd": "is_test",
+    "flash_attn": "is_test",
+    "flash_attn_unpadded": "is_test",
+}
+
+
+class UntraceableError(TraceError):
+    """The function does something that a static program cannot express; `where` is the user's file and line."""
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(f"{message} (at {where})" if where else message)
+        self.where = where
+
+
+class StatefulError(UntraceableError):
+    """The function keeps something from one call for the next, so no program can stand for it."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`parameters`: the captured tensors, in the program's order; `result`: the structure of what it returns."""
+
+    program: Program
+    parameters: tuple[paddle.Tensor, ...]
+    result: Tree
+
+
+@dataclass
+class _Recorded:
+    """What the traced wrapper leaves behind for its caller."""
+
+    result: Tree | None = None
+    written: str = ""
+
+
+def tracing() -> bool:
+    """Whether this thread is inside a trace, ours or somebody else's `to_static`."""
+    return not paddle.in_dynamic_mode()
+
+
+@contextmanager
+def _quiet_translator() -> Iterator[None]:
+    """Paddle's translator warns about every function that it runs as it is; those warnings say nothing to our users."""
+    logger = logging.getLogger("paddle.jit.dy2static.logging_utils")
+    names = [logger, *(logging.getLogger(name) for name in ("Dynamic-to-Static", "dy2static"))]
+    levels = [(each, each.level) for each in names]
+    for each in names:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in levels:
+            each.setLevel(level)
+
+
+def trace(call: Callable[[Sequence[Any]], Any], inputs: Sequence[TensorType], *, prune: bool = True) -> Trace:
+    """Trace `call`, which takes the list of input tensors and returns the function's result in any structure.
+
+    Args:
+        call: calls the user's function through `converted`; runs once, with symbolic tensors.
+        inputs: the types of the tensors, -1 for dynamic dims.
+        prune: whether to remove operations that no result depends on.
+
+    Raises:
+        UntraceableError: the function leaves what a static program can express.
+    """
+    recorded = _Recorded()
+
+    def traced(tensors: Sequence[Any]) -> list[Any]:
+        result = call(tensors)
+        recorded.result, leaves = flatten_results(result, (paddle.pir.Value, paddle.Tensor))
+        recorded.written = _written_in_place()
+        return [leaf if isinstance(leaf, paddle.pir.Value) else paddle.assign(leaf) for leaf in leaves]
+
+    specs = [
+        paddle.static.InputSpec(shape=t.shape, dtype=t.dtype, name=f"in_{i}", stop_gradient=True)
+        for i, t in enumerate(inputs)
+    ]
+    with _TRACING, _quiet_translator(), paddle.no_grad():
+        try:
+            wrapper = paddle.jit.not_to_static(traced)
+            static = paddle.jit.to_static(wrapper, input_spec=[specs], full_graph=True)
+            concrete = static.concrete_program
+        except Exception as error:
+            raise UntraceableError(_reason(error), _user_line(error)) from error
+        if recorded.result is None:
+            raise UntraceableError("the function was not called while it was traced")
+        if recorded.written:
+            raise UntraceableError(f"it changes {recorded.written} in place")
+        return _assemble(concrete, recorded.result, inputs, prune)
+
+
+def converted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with its control flow over tensors made static, for use inside a trace."""
+    call: Callable[..., Any] = convert_call(function)
+    return call
+
+
+def rebuilt(tree: Tree, tensors: Sequence[Any]) -> Any:
+    """The arguments that `tree` describes, with symbolic tensors in their places."""
+    return unflatten(tree, tensors)
+
+
+def _written_in_place() -> str:
+    """Names an input or captured tensor that the function has changed in place so far; "" if there is none."""
+    program = paddle.static.default_main_program()
+    changed = parameter_recorder._global_inplace_map.params_dict.get(parameter_recorder._program_hash(program), {})
+    for value in changed:
+        written = _source(value)
+        if written:
+            return written
+    for op in _all_ops(program.global_block()):
+        name = op.name().partition(".")[2]
+        if name.endswith("_") and not _reads_only(op, name):
+            for operand in op.operands_source():
+                written = _source(operand)
+                if written:
+                    return written
+    return ""
+
+
+def _reads_only(op: Any, name: str) -> bool:
+    """In-place forms that leave their operands alone when the layer is in eval mode."""
+    attributes = op.attrs()
+    return name == "batch_norm_" and (attributes.get("is_test") or attributes.get("use_global_stats"))
+
+
+def _source(value: Any) -> str:
+    """ "an argument" or "a weight or buffer" if `value` is one, or a view of one."""
+    for _ in range(64):
+        op = value.get_defining_op() if value is not None and value.initialized() else None
+        if op is None:
+            return ""
+        if op.name() == "pd_op.data":
+            return "an argument"
+        if op.name() == "builtin.parameter":
+            return "a weight or buffer"
+        if op.name() not in _VIEWS:
+            return ""
+        value = op.operand_source(0)
+    return ""
+
+
+_VIEWS = frozenset(
+    "pd_op." + name
+    for name in ("reshape_", "squeeze_", "unsqueeze_", "flatten_", "view_shape", "view_dtype", "as_strided")
+)
+
+
+def _all_ops(block: Any) -> Iterator[Any]:
+    for op in block.ops:
+        yield op
+        for inner in op.blocks():
+            yield from _all_ops(inner)
+
+
+def _is_random(op: Any) -> bool:
+    name = op.name().partition(".")[2].rstrip("_")
+    if name in _RANDOM:
+        return True
+    switch = _SOMETIMES_RANDOM.get(name)
+    return (
+        switch is not None
+        and not op.attrs().get(switch, False)
+        and op.attrs().get("p", op.attrs().get("dropout", 0)) != 0
+    )
+
+
+def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: bool) -> Trace:
+    outputs = (
+        list(concrete.outputs[0])
+        if concrete.outputs and isinstance(concrete.outputs[0], list)
+        else list(concrete.outputs)
+    )
+    if not outputs:
+        raise UntraceableError("it returns no tensor")
+    mapping = paddle.pir.IrMapping()
+    program = concrete.main_program.clone(mapping)
+    feeds = [mapping.look_up(value) for value in concrete.inputs[0]]
+    fetched = [mapping.look_up(value) for value in outputs]
+    with _static_mode(program):
+        pir_io.append_pir_feed_ops(program, feeds)
+        pir_io.append_pir_fetch_ops(program, [(value, f"out_{i}") for i, value in enumerate(fetched)])
+    if prune:
+        manager = paddle.pir.PassManager()
+        manager.add_pass("dead_code_elimination_pass", {})
+        manager.run(program)
+    tensors, values = concrete.parameters
+    by_name = _tensors_by_name(tensors, values)
+    parameters: list[Any] = []
+    renames: dict[str, str] = {}
+    ops = list(_all_ops(program.global_block()))
+    for op in ops:
+        if op.name() == "builtin.parameter":
+            name = op.attrs()["parameter_name"]
+            renames[name] = parameter_name(len(parameters))
+            parameters.append(by_name[name])
+    for op in ops:
+        if op.name() == "builtin.parameter":
+            op.set_str_attr("parameter_name", renames[op.attrs()["parameter_name"]])
+    static = Program(
+        text=_serialise(program),
+        inputs=tuple(inputs),
+        parameters=tuple(type_of(tensor) for tensor in parameters),
+        outputs=len(outputs),
+        random=any(_is_random(op) for op in ops),
+        rounding=rounding_of(program),
+        operations=len(ops) - len(parameters),
+    )
+    return Trace(static, tuple(parameters), result)
+
+
+def _tensors_by_name(tensors: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
+    """Paddle names parameters after tensors; raises UntraceableError where two tensors have one name."""
+    by_name: dict[str, Any] = {}
+    for tensor, value in zip(tensors, values, strict=True):
+        name = value.get_defining_op().attrs()["parameter_name"]
+        if name in by_name:
+            raise UntraceableError(f"it uses two tensors that are both named {name!r}; rename one of them")
+        by_name[name] = tensor
+    return by_name
+
+
+def type_of(tensor: paddle.Tensor) -> TensorType:
+    return TensorType(tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2])
+
+
+@contextmanager
+def _static_mode(program: Any) -> Iterator[None]:
+    paddle.enable_static()
+    try:
+        with paddle.static.program_guard(program):
+            yield
+    finally:
+        paddle.disable_static()
+
+
+def _serialise(program: Any) -> bytes:
+    """Paddle's JSON for `program`, less what differs between processes that trace the same function."""
+    with tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:  # Paddle writes programs to files only
+        path = os.path.join(folder, "program.json")
+        core.serialize_pir_program(program, path)
+        with open(path, "rb") as file:
+            document = json.load(file)
+    _strip(document)
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
+_PER_PROCESS = ("struct_name", "op_callstack")
+
+
+def _strip(node: Any) -> None:
+    """Remove the layers' paths: Paddle numbers them by a counter of the process."""
+    if isinstance(node, dict):
+        attributes = node.get("A")
+        if isinstance(attributes, list):
+            node["A"] = [a for a in attributes if not (isinstance(a, dict) and a.get("N") in _PER_PROCESS)]
+        for child in node.values():
+            _strip(child)
+    elif isinstance(node, list):
+        for child in node:
+            _strip(child)
+
+
+def _reason(error: BaseException) -> str:
+    """The last line that says something in Paddle's long report."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "Error:" in line or "Exception:" in line]
+    return (told or lines or [type(error).__name__])[-1][:300]
+
+
+def _user_line(error: BaseException) -> str:
+    """`file:line` of the user's code in Paddle's report of a failed trace; "" where it does not say."""
+    found = ""
+    for line in str(error).splitlines():
+        text = line.strip()
+        if text.startswith('File "') and ", line " in text:
+            path, _, rest = text[6:].partition('", line ')
+            if "/paddle/" not in path and "/jitinfer/" not in path:
+                found = f"{path}:{rest.split(',')[0].strip()}"
+    return found

@@ -1,0 +1,79 @@
+"""One way to call a compiled function: the program for these shapes and guards, and the weights it runs with."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.errors import EngineError
+from jitinfer.frontend.tree import Tree, unflatten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.engines.protocol import Executable
+    from jitinfer.frontend.program import Program
+    from jitinfer.frontend.weights import Weights
+
+logger = logging.getLogger("jitinfer")
+
+
+@dataclass
+class Specialization:
+    """`executable` is None where the dynamic function itself runs, and `note` says why.
+
+    `verified_shapes` are the input shapes for which the results have been verified; None: the program has no others.
+    """
+
+    name: str
+    reason: str
+    signature: str
+    executable: Executable | None = None
+    program: Program | None = None
+    result: Tree | None = None
+    weights: Weights | None = None
+    paths: list[str | None] = field(default_factory=list)
+    origin: str = ""
+    note: str = ""
+    stateful: bool = False
+    key: Any = None
+    observed: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: int = 0
+    verified_shapes: set[tuple[tuple[int, ...], ...]] | None = None
+    refused_shapes: set[tuple[tuple[int, ...], ...]] = field(default_factory=set)
+
+    def run(self, tensors: Sequence[Any]) -> Any:
+        """The function's result. Raises EngineError."""
+        assert self.executable is not None
+        assert self.result is not None
+        if self.weights is not None and self.weights.changed():
+            with self.lock:
+                if self.weights.changed():
+                    self.refresh(self.weights.tensors, "weights have changed")
+        return unflatten(self.result, self.executable.run(tensors))
+
+    def refresh(self, tensors: Sequence[Any], why: str) -> None:
+        """Run with the values that the weights have now. Raises EngineError if their types have changed."""
+        from jitinfer.frontend.tracing import type_of
+        from jitinfer.frontend.weights import Weights
+
+        if self.executable is None or self.program is None:
+            return
+        if tuple(type_of(tensor) for tensor in tensors) != self.program.parameters:
+            raise EngineError(f"{self.name}: a weight has another shape or dtype than when the program was made")
+        started = time.perf_counter()
+        weights = Weights(tensors)
+        weights.remember()
+        self.executable.refresh(tensors)
+        self.weights = weights
+        logger.info("%s: %s, refreshed in %.2f s", self.name, why, time.perf_counter() - started)
+
+    @property
+    def description(self) -> str:
+        return self.executable.description if self.executable is not None else f"dynamic: {self.note}"
