@@ -228,7 +228,7 @@ class Database:
 
     def _before_fork(self) -> None:
         # A connection that is forked in the middle of a transaction would be rolled back by the child.
-        self.mutex = self.mutex; self.mutex.acquire() if False else None
+        self.mutex.acquire()
 
     def _after_fork_in_parent(self) -> None:
         self.mutex.release()
