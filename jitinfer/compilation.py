@@ -23,7 +23,8 @@ from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.frontend.capture import Reference, rebuilds
 from jitinfer.frontend.program import Program, TensorType
 from jitinfer.frontend.structure import NotStorableError, from_json, key_document, to_json
-from jitinfer.frontend.tracing import StatefulError, Trace, UntraceableError, converted, trace
+from jitinfer.frontend.tracing import StatefulError, Trace, UntraceableError, trace
+from jitinfer.frontend.translator import translated_root
 from jitinfer.frontend.tree import Branch, unflatten
 from jitinfer.frontend.weights import Weights
 from jitinfer.progress import progress
@@ -56,7 +57,7 @@ class Call:
         return self._apply(self.function, self.tensors if tensors is None else tensors)
 
     def run_symbolically(self, tensors: Sequence[Any]) -> Any:
-        """The function on symbolic tensors, its control flow made static; for use inside a trace."""
+        """The function on symbolic tensors, translated; for use inside a trace."""
         function: Any = self.function
         before: tuple[Any, ...] = ()
         keywords: dict[str, Any] = {}
@@ -66,7 +67,7 @@ class Call:
         target = types.MethodType(function, self.receiver[0]) if self.receiver else function
         values = unflatten(self.tree, tensors)
         args, kwargs = self.signature.unbind(values)
-        return converted(target)(*before, *args, **{**keywords, **kwargs})
+        return translated_root(target)(*before, *args, **{**keywords, **kwargs})
 
     def _apply(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Any:
         args, kwargs = self.signature.unbind(unflatten(self.tree, tensors))
@@ -144,6 +145,7 @@ class Compiler:
             expected=None if self.options.verify == "never" else lambda: self._expected(reference, found, observe()),
             under_the_same_randomness=reference.under_the_same_randomness,
             name=self.name,
+            origin=self._origin(call, observation, ambient),
             degenerate=weights.degenerate(),
             notes=specialization.notes,
         )
@@ -203,13 +205,27 @@ class Compiler:
     def _trace_once(self, call: Call, observation: Observation) -> Trace:
         """One trace, after which the observed state is as it was, whatever the function assigned meanwhile."""
         try:
-            found = trace(call.run_symbolically, call.types, prune=not self.options.skip_prune_program)
+            tensors = [place.tensor() for place in observation.tensors.values()]
+            found = trace(call.run_symbolically, call.types, tensors, prune=not self.options.skip_prune_program)
         finally:
             changed, restore = observation.mutations()
             restore()
         if changed:
             raise StatefulError(f"it assigns {changed[0]}, which a program cannot")
         return found
+
+    def _origin(self, call: Call, observation: Observation, ambient: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What the program was traced from, as far as that has a name outside this process."""
+        try:
+            return {
+                "function": f"{call.function.__module__}:{getattr(call.function, '__qualname__', '')}",
+                "source": _function_digest(call.function),
+                "state": observation.digest,
+                "arguments": key_document(call.tree),
+                "ambient": dict(ambient),
+            }
+        except (NotStorableError, AttributeError):
+            return None
 
     # -- the trace on disk ---------------------------------------------------------------------------------------
 
@@ -218,16 +234,15 @@ class Compiler:
             return None
         try:
             sources = {name: _source_digest(name) for name in sorted(observation.modules) if name}
+            origin = self._origin(call, observation, ambient)
+            if origin is None:
+                raise NotStorableError("the function or one of its arguments has no name outside this process")
             return Key(
                 "trace",
                 {
-                    "function": f"{call.function.__module__}:{getattr(call.function, '__qualname__', '')}",
-                    "source": _function_digest(call.function),
+                    **origin,
                     "modules": sources,
-                    "state": observation.digest,
-                    "arguments": key_document(call.tree),
                     "inputs": [[list(kind.shape), kind.dtype] for kind in call.types],
-                    "ambient": dict(ambient),
                     "options": self.options.key(),
                     "paddle": paddle.__version__ + " " + paddle.version.commit,
                     "jitinfer": _package_digest(),
@@ -334,4 +349,4 @@ def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call
     if not found.within(tolerance):
         logger.warning("%s: the program is wrong for %s: %s", compiler.name, _signature_text(call), found.what)
         return evaluation.result, False
-    return evaluation.result, True
+    return evaluation.detached(), True

@@ -22,10 +22,13 @@ from jitinfer.compilation import Call, Compiler, verify_shapes
 from jitinfer.engines import engine_for
 from jitinfer.engines.paddle import check_options
 from jitinfer.errors import ArgumentError, EngineError, OptionError, user_location
+from jitinfer.frontend.capture import evaluating_reference
+from jitinfer.frontend.exclusion import PADDLE
 from jitinfer.frontend.program import TensorType
 from jitinfer.frontend.signature import Signature
-from jitinfer.frontend.state import Observation, observe
-from jitinfer.frontend.tracing import converted, tracing, type_of
+from jitinfer.frontend.state import INSTANCES, Observation, observe
+from jitinfer.frontend.tracing import tracing, type_of
+from jitinfer.frontend.translator import translated
 from jitinfer.frontend.tree import anchors, flatten_arguments, tensor_names
 from jitinfer.options import DimRange, Options, resolve
 from jitinfer.report import explain, html_table
@@ -47,26 +50,24 @@ _TAKE_AS_IT_IS = TransformOptions(TransformOptions.ToStaticMode.AST | TransformO
 
 
 class _Instance:
-    """What is known for one receiver, and for the layers among the arguments; goes when one of them goes."""
+    """What is known for one receiver, and for the layers among the arguments."""
 
-    def __init__(self, owners: tuple[Any, ...]) -> None:
-        self.references = [_reference(owner) for owner in owners]
+    def __init__(self) -> None:
         self.specializations: OrderedDict[Any, Specialization] = OrderedDict()
         self.observation: Observation | None = None
-        self.made = 0
-
-    def alive(self) -> bool:
-        return all(reference() is not None for reference in self.references)
 
 
-def _reference(owner: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(owner)
-    except TypeError:
-        raise ArgumentError(
-            f"objects of class {type(owner).__qualname__} cannot be referred to weakly (at {user_location()}): "
-            "add '__weakref__' to its __slots__, or decorate a plain function"
-        ) from None
+class _Instances(dict[Any, _Instance]):
+    """What an object carries of this library: goes with the object, and is neither copied nor pickled along."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Instances:
+        return _Instances()
+
+    def __copy__(self) -> _Instances:
+        return _Instances()
+
+    def __reduce__(self) -> Any:
+        return (_Instances, ())
 
 
 class _Core:
@@ -78,7 +79,8 @@ class _Core:
         self.name = getattr(function, "__qualname__", None) or type(function).__qualname__
         self.free = Signature(function)
         self._bound: Signature | None = None
-        self.instances: dict[tuple[int, ...], _Instance] = {}
+        self.alone = _Instances()
+        self.alive: weakref.WeakSet[_Instance] = weakref.WeakSet()
         self.lock = threading.RLock()
         self._cache: Cache | None = None
         self.compiler = Compiler(self.name, options, self.cache)
@@ -96,13 +98,31 @@ class _Core:
         return self._cache
 
     def instance(self, owners: tuple[Any, ...]) -> _Instance:
-        address = tuple(map(id, owners))
-        found = self.instances.get(address)
-        if found is None or not found.alive():
+        """What belongs to these objects; kept by the first of them, so that it never outlives it."""
+        rest = owners if owners and isinstance(owners[0], type) else owners[1:]
+        table = self.alone if rest is owners else self._table(owners[0])
+        key = (self, *map(id, rest))
+        found = table.get(key)
+        if found is None:
             with self.lock:
-                found = self.instances[address] = _Instance(owners)
-            for owner in owners:
-                weakref.finalize(owner, self.instances.pop, address, None).atexit = False
+                found = table.setdefault(key, _Instance())
+                self.alive.add(found)
+            for owner in rest:
+                weakref.finalize(owner, table.pop, key, None).atexit = False
+        return found
+
+    def _table(self, owner: Any) -> _Instances:
+        try:
+            attributes = vars(owner)
+            table = attributes.get(INSTANCES)
+            if table is None:
+                table = attributes[INSTANCES] = _Instances()
+        except TypeError:
+            raise ArgumentError(
+                f"objects of class {type(owner).__qualname__} have no __dict__ to keep compiled programs with "
+                f"(at {user_location()}): leave out its __slots__, or decorate a plain function"
+            ) from None
+        found: _Instances = table
         return found
 
 
@@ -148,8 +168,14 @@ class CompiledFunction:
         return self._core.options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if tracing():
-            return converted(self.function)(*args, **kwargs)
+        with PADDLE.shared():  # before anything asks Paddle for its mode: a thread takes that over at its first question
+            if tracing():
+                return translated(self.function)(*args, **kwargs)
+            if evaluating_reference():
+                return self.function(*args, **kwargs)
+            return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         core, signature = self._core, self._signature
         values = signature.bind(args, kwargs)
         tree, tensors = flatten_arguments(signature.names, values)
@@ -206,7 +232,7 @@ class CompiledFunction:
         weights, observation = specialization.weights, instance.observation
         if weights is None or observation is None or specialization.observed is observation:
             return
-        with self._core.lock:
+        with specialization.lock:
             tensors = [
                 tensor if path is None else observation.tensors[path].tensor()
                 for path, tensor in zip(specialization.paths, weights.tensors, strict=True)
@@ -243,7 +269,7 @@ class CompiledFunction:
         return self._run(instance, found, exact, ambient) if found else self._first(instance, exact, ambient)
 
     def _first(self, instance: _Instance, call: Call, ambient: tuple[str, ...]) -> Any:
-        with self._core.lock:
+        with PADDLE.released(), self._core.lock:
             assert instance.observation is not None
             key = (instance.observation.digest, call.tree, call.types, ambient)
             found = instance.specializations.get(key)
@@ -270,11 +296,11 @@ class CompiledFunction:
         digest = _ANY_STATE if specialization.stateful else observation.digest
         specialization.key = (digest, *key[1:])
         instance.specializations[specialization.key] = specialization
-        instance.made += 1
         specialization.calls = 1
         self._evict(instance)
         if reference.evaluation is not None:
-            return reference.evaluation.result
+            evaluation = reference.evaluation
+            return evaluation.result if specialization.executable is None else evaluation.detached()
         if specialization.executable is None:
             with paddle.no_grad():
                 return call.run()
@@ -296,16 +322,18 @@ class CompiledFunction:
     @property
     def specializations(self) -> list[Specialization]:
         """The specialisations of this function, or method of this instance; the least recently used first."""
-        instances = list(self._core.instances.items())
-        first = id(self._receiver[0]) if self._receiver else None
-        mine = [each for address, each in instances if first is None or (address and address[0] == first)]
-        return [specialization for each in mine for specialization in each.specializations.values()]
+        if self._receiver and not isinstance(self._receiver[0], type):
+            table = vars(self._receiver[0]).get(INSTANCES, {})
+            instances = [each for key, each in table.items() if key[0] is self._core]
+        else:
+            instances = list(self._core.alive)
+        return [specialization for each in instances for specialization in each.specializations.values()]
 
     def refresh_weights(self) -> None:
         """Take over the present values of all weights now, without waiting for a call to notice."""
         for specialization in self.specializations:
             if specialization.weights is not None:
-                with self._core.lock:
+                with specialization.lock:
                     specialization.refresh(specialization.weights.tensors, "refresh_weights()")
 
     def explain(self) -> str:

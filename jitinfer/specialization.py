@@ -52,10 +52,11 @@ class Specialization:
         """The function's result. Raises EngineError."""
         assert self.executable is not None
         assert self.result is not None
-        if self.weights is not None and self.weights.changed():
+        weights = self.weights
+        if weights is not None and weights.changed():
             with self.lock:
-                if self.weights.changed():
-                    self.refresh(self.weights.tensors, "weights have changed")
+                if self.weights is weights:  # no other thread has been here meanwhile
+                    self.refresh(weights.tensors, "weights have changed")
         return unflatten(self.result, self.executable.run(tensors))
 
     def refresh(self, tensors: Sequence[Any], why: str) -> None:

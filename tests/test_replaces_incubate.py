@@ -200,7 +200,9 @@ def test_arguments_of_every_kind():
 
 def test_a_missing_argument_is_named():
     function = jitinfer.inference(lambda x, mask: x + mask)
-    with pytest.raises(jitinfer.ArgumentError, match=r"missing a required argument: 'mask'.*test_replaces_incubate.py:"):
+    with pytest.raises(
+        jitinfer.ArgumentError, match=r"missing a required argument: 'mask'.*test_replaces_incubate.py:"
+    ):
         function(paddle.ones([2]))
     with pytest.raises(TypeError, match="got an unexpected keyword argument 'maks'"):
         function(paddle.ones([2]), paddle.ones([2]), maks=paddle.ones([2]))
@@ -244,7 +246,7 @@ def test_the_receiver_may_have_any_name():
             self.fn = paddle.nn.Linear(3, 3)
 
         @jitinfer.inference
-        def forward(this, x):  # noqa: N805
+        def forward(this, x):
             return this.fn(x)
 
     net = Net()
@@ -255,7 +257,7 @@ def test_the_receiver_may_have_any_name():
 
 def test_functions_without_source():
     scope = {}
-    exec("def triple(x):\n    return x * 3\n", scope)  # noqa: S102 - as a prompt does
+    exec("def triple(x):\n    return x * 3\n", scope)
     function = jitinfer.inference(scope["triple"])
     x = paddle.randn([2])
     assert_same(function(x), x * 3)

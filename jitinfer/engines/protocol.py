@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jitinfer.cache import Cache
     from jitinfer.frontend.program import Program
@@ -39,7 +39,9 @@ class Request:
 
     `expected`: evaluates the dynamic function on `inputs` (once; later calls return the same results), or None where
     the caller does not want verification. `under_the_same_randomness`: calls its argument with the random generators
-    in the state they had when the dynamic function ran, and leaves them as it found them.
+    in the state they had when the dynamic function ran, and leaves them as it found them. `origin`: the function, its
+    arguments and its state, as a key; a program that is right for one origin is compared again for another. None: the
+    origin has no name outside this process.
     """
 
     program: Program
@@ -50,6 +52,7 @@ class Request:
     expected: Callable[[], Sequence[Any]] | None
     under_the_same_randomness: Callable[[Callable[[], Any]], Any]
     name: str
+    origin: Mapping[str, Any] | None = None
     degenerate: bool = False
     notes: list[str] = field(default_factory=list)
 

@@ -158,15 +158,35 @@ class Search(Generic[E]):
 
         entry, _ = self.request.cache.get_or_build(self.key, build)
         if found:
+            self._record_origin()
             return found[0]
         try:
             verdict = Verdict.restore(entry.metadata)
-            executable = self.load(verdict)
+            executable = self._loaded(verdict)
             self.request.notes.extend(map(str, verdict.blamed))
             return executable, verdict
-        except (KeyError, TypeError, ValueError, EngineError) as error:
+        except (KeyError, TypeError, ValueError, EngineError, VerificationError) as error:
             logger.warning("%s: the verdict in the cache does not work here (%s); searching", self.request.name, error)
             return self._search()
+
+    def _loaded(self, verdict: Verdict) -> E:
+        """With the verdict's configuration; compared once for every function and state that has this program."""
+        origin = self._origin_key()
+        if origin is not None and self.request.cache.get(origin) is not None:
+            return self.load(verdict)
+        executable, _ = self.accept(verdict.configuration)
+        self._record_origin()
+        return executable
+
+    def _origin_key(self) -> Key | None:
+        if self.request.origin is None:
+            return None
+        return Key("comparison", {"verdict": self.key.digest, "origin": dict(self.request.origin)})
+
+    def _record_origin(self) -> None:
+        key = self._origin_key()
+        if key is not None:
+            self.request.cache.put(key, {}, {})
 
     def _search(self) -> tuple[E, Verdict]:
         failures: list[str] = []

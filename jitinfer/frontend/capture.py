@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import paddle
 
+from jitinfer.frontend.exclusion import PADDLE
 from jitinfer.frontend.tree import Tree, flatten, unflatten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+
+_EVALUATING = threading.local()
+
+
+def evaluating_reference() -> bool:
+    """Whether this thread runs a dynamic function to compare with: then compiled functions inside run dynamically."""
+    return getattr(_EVALUATING, "depth", 0) > 0
+
+
+@contextmanager
+def _as_reference() -> Iterator[None]:
+    _EVALUATING.depth = getattr(_EVALUATING, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _EVALUATING.depth -= 1
 
 
 @dataclass
@@ -21,6 +41,11 @@ class Evaluation:
     tree: Tree | None
     tensors: list[paddle.Tensor]
     changed_input: str
+
+    def detached(self) -> Any:
+        """The result in new containers and with tensors that share memory with nothing, as a program returns it."""
+        assert self.tree is not None
+        return unflatten(self.tree, [tensor.detach().clone() for tensor in self.tensors])
 
 
 class Reference:
@@ -42,7 +67,7 @@ class Reference:
             self._random_before = paddle.get_rng_state()
             versions = [tensor.inplace_version for tensor in self._inputs]
             try:
-                with paddle.no_grad():
+                with PADDLE.shared(), paddle.no_grad(), _as_reference():
                     result = self._call()
             except BaseException as error:
                 self.error = error

@@ -29,12 +29,15 @@ _DEEPEST = 24
 _MOST_OBJECTS = 200_000
 _SMALL_ARRAY = 1 << 20  # bytes up to which an array's content is part of the facts
 
+INSTANCES = "_jitinfer_instances"
+"""The attribute under which an object carries what was compiled for it, so that both go together."""
 _LAYER_BOOKKEEPING = frozenset(
     # attributes of paddle.nn.Layer that no forward function reads: names drawn from process-wide counters, hooks' ids
     {
         "_built",
         "_full_name",
         "_helper",
+        INSTANCES,
         "_init_in_dynamic_mode",
         "_loaddict_holder",
         "_non_persistable_buffer_names_set",
@@ -149,7 +152,6 @@ class Observation:
     def __init__(self) -> None:
         self.facts: dict[str, str] = {}
         self.tensors: dict[str, TensorPlace] = {}
-        self.layers: list[paddle.nn.Layer] = []
         self.modules: set[str] = set()
         self.watches: list[Any] = []
         self._digest: str | None = None
@@ -326,7 +328,6 @@ class _Walk:
 
     def _layer(self, path: str, layer: Any, depth: int) -> None:
         result = self.result
-        result.layers.append(layer)
         attributes = vars(layer)
         kept = tuple(key for key in attributes if key not in _LAYER_BOOKKEEPING)
         result.watches.append(_Watch(attributes, kept, len(attributes)))
@@ -429,8 +430,11 @@ class _Walk:
             return
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
-            self.result.watches.append(_Watch(attributes, tuple(attributes), len(attributes)))
+            kept = tuple(key for key in attributes if key != INSTANCES)
+            self.result.watches.append(_Watch(attributes, kept, len(attributes)))
             for key, item in attributes.items():
+                if key == INSTANCES:
+                    continue
                 self._add(f"{path}.{key}", attributes, key, item, depth)
         if isinstance(value, Mapping) and isinstance(value, dict):
             for key in value:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 import paddle
 from paddle.base import core
 from paddle.jit.dy2static import parameter_recorder
-from paddle.jit.dy2static.convert_call_func import convert_call
 from paddle.static import pir_io
 
 from jitinfer.errors import TraceError
+from jitinfer.frontend.exclusion import PADDLE
 from jitinfer.frontend.program import Program, TensorType, parameter_name
 from jitinfer.frontend.rounding import rounding_of
-from jitinfer.frontend.tree import Tree, flatten_results, unflatten
+from jitinfer.frontend.translator import distinct_names, quiet_translator, refresh_translations
+from jitinfer.frontend.tree import Tree, flatten_results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-_TRACING = threading.RLock()
-"""Paddle keeps the program under construction in globals of the process: one trace at a time."""
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _RANDOM = frozenset(
     {
@@ -54,12 +50,7 @@ _RANDOM = frozenset(
         "gaussian_inplace",
     }
 )
-_SOMETIMES_RANDOM = {
-    "dropout": "is_test",
-    "dropout_nd": "is_test",
-    "flash_attn": "is_test",
-    "flash_attn_unpadded": "is_test",
-}
+_RANDOM_UNLESS_TEST = frozenset({"dropout", "dropout_nd", "flash_attn", "flash_attn_unpadded"})
 
 
 class UntraceableError(TraceError):
@@ -96,27 +87,19 @@ def tracing() -> bool:
     return not paddle.in_dynamic_mode()
 
 
-@contextmanager
-def _quiet_translator() -> Iterator[None]:
-    """Paddle's translator warns about every function that it runs as it is; those warnings say nothing to our users."""
-    logger = logging.getLogger("paddle.jit.dy2static.logging_utils")
-    names = [logger, *(logging.getLogger(name) for name in ("Dynamic-to-Static", "dy2static"))]
-    levels = [(each, each.level) for each in names]
-    for each in names:
-        each.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for each, level in levels:
-            each.setLevel(level)
-
-
-def trace(call: Callable[[Sequence[Any]], Any], inputs: Sequence[TensorType], *, prune: bool = True) -> Trace:
+def trace(
+    call: Callable[[Sequence[Any]], Any],
+    inputs: Sequence[TensorType],
+    tensors: Iterable[paddle.Tensor] = (),
+    *,
+    prune: bool = True,
+) -> Trace:
     """Trace `call`, which takes the list of input tensors and returns the function's result in any structure.
 
     Args:
-        call: calls the user's function through `converted`; runs once, with symbolic tensors.
+        call: calls the user's function through `translated`; runs once, with symbolic tensors.
         inputs: the types of the tensors, -1 for dynamic dims.
+        tensors: weights and other tensors that the function may capture.
         prune: whether to remove operations that no result depends on.
 
     Raises:
@@ -134,7 +117,8 @@ def trace(call: Callable[[Sequence[Any]], Any], inputs: Sequence[TensorType], *,
         paddle.static.InputSpec(shape=t.shape, dtype=t.dtype, name=f"in_{i}", stop_gradient=True)
         for i, t in enumerate(inputs)
     ]
-    with _TRACING, _quiet_translator(), paddle.no_grad():
+    with PADDLE.exclusive(), quiet_translator(), distinct_names(tensors), paddle.no_grad():
+        refresh_translations()
         try:
             wrapper = paddle.jit.not_to_static(traced)
             static = paddle.jit.to_static(wrapper, input_spec=[specs], full_graph=True)
@@ -146,17 +130,6 @@ def trace(call: Callable[[Sequence[Any]], Any], inputs: Sequence[TensorType], *,
         if recorded.written:
             raise UntraceableError(f"it changes {recorded.written} in place")
         return _assemble(concrete, recorded.result, inputs, prune)
-
-
-def converted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with its control flow over tensors made static, for use inside a trace."""
-    call: Callable[..., Any] = convert_call(function)
-    return call
-
-
-def rebuilt(tree: Tree, tensors: Sequence[Any]) -> Any:
-    """The arguments that `tree` describes, with symbolic tensors in their places."""
-    return unflatten(tree, tensors)
 
 
 def _written_in_place() -> str:
@@ -216,12 +189,7 @@ def _is_random(op: Any) -> bool:
     name = op.name().partition(".")[2].rstrip("_")
     if name in _RANDOM:
         return True
-    switch = _SOMETIMES_RANDOM.get(name)
-    return (
-        switch is not None
-        and not op.attrs().get(switch, False)
-        and op.attrs().get("p", op.attrs().get("dropout", 0)) != 0
-    )
+    return name in _RANDOM_UNLESS_TEST and not op.attrs().get("is_test", False)
 
 
 def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: bool) -> Trace:

@@ -1,0 +1,120 @@
+"""Paddle's translator of Python functions, kept to what the functions mean now.
+
+The translator copies a function's globals, closure and defaults when it first sees it, and cannot use tensors that a
+lambda, or a function without source, takes from them. Both are mended here, for the time of one trace.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import types
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import paddle
+from paddle.jit.dy2static import parameter_recorder, program_translator
+from paddle.jit.dy2static.convert_call_func import convert_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+def refresh_translations() -> None:
+    """Give every function that the translator has kept the globals, closure and defaults it has now."""
+    for function, translated in list(program_translator._FUNCTION_CACHE._converted_static_func_caches.items()):
+        original = inspect.unwrap(getattr(function, "__func__", function))
+        if not isinstance(original, types.FunctionType) or not isinstance(translated, types.FunctionType):
+            continue
+        current = original.__globals__
+        kept = translated.__globals__
+        kept.update({name: value for name, value in current.items() if not name.startswith("__")})
+        translated.__defaults__ = original.__defaults__
+        translated.__kwdefaults__ = original.__kwdefaults__
+        cells = dict(zip(original.__code__.co_freevars, original.__closure__ or (), strict=True))
+        for name, cell in zip(translated.__code__.co_freevars, translated.__closure__ or (), strict=True):
+            if name in cells:
+                try:
+                    cell.cell_contents = cells[name].cell_contents
+                except ValueError:  # not assigned yet in the function around it
+                    continue
+
+
+def translated_root(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `translated`, also for a function inside another one, which the translator leaves alone where it is called."""
+    plain = getattr(function, "__func__", function)
+    if not isinstance(plain, types.FunctionType) or not _has_usable_source(plain):
+        return translated(function)
+    static: Callable[..., Any] = program_translator.convert_to_static(plain)
+    return functools.partial(static, function.__self__) if isinstance(function, types.MethodType) else static
+
+
+def translated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with its control flow over tensors made static, for use inside a trace."""
+    if isinstance(function, types.FunctionType) and not _has_usable_source(function):
+        return _with_symbolic_tensors(function)
+    call: Callable[..., Any] = convert_call(function)
+    return call
+
+
+def _has_usable_source(function: types.FunctionType) -> bool:
+    if function.__name__ == "<lambda>":
+        return False
+    try:
+        inspect.getsource(function)
+    except (OSError, TypeError):
+        return False
+    return True
+
+
+def _with_symbolic_tensors(function: types.FunctionType) -> types.FunctionType:
+    """A copy whose globals and closure hold parameters of the traced program in the places of tensors."""
+    scope = dict(function.__globals__)
+    for name in function.__code__.co_names:
+        if isinstance(scope.get(name), paddle.Tensor):
+            scope[name] = _symbolic(scope[name])
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            content = None
+        cells.append(types.CellType(_symbolic(content)) if isinstance(content, paddle.Tensor) else cell)
+    copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, tuple(cells) or None)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _symbolic(tensor: paddle.Tensor) -> Any:
+    program = paddle.static.default_main_program()
+    return parameter_recorder._global_parameter_recorder.get(program, tensor)
+
+
+@contextmanager
+def quiet_translator() -> Iterator[None]:
+    """Paddle's translator warns about every function that it runs as it is; those warnings say nothing to our users."""
+    logger = logging.getLogger("Dynamic-to-Static")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def distinct_names(tensors: Iterable[paddle.Tensor]) -> Iterator[None]:
+    """Paddle takes tensors of one name for one parameter: where names repeat, all tensors have others meanwhile."""
+    held: dict[int, paddle.Tensor] = {id(tensor): tensor for tensor in tensors}
+    names = [tensor.name for tensor in held.values()]
+    if len(set(names)) == len(names):
+        yield
+        return
+    try:
+        for position, tensor in enumerate(held.values()):
+            tensor.name = f"jitinfer_parameter_{position}"
+        yield
+    finally:
+        for tensor, name in zip(held.values(), names, strict=True):
+            tensor.name = name
