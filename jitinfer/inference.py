@@ -168,7 +168,7 @@ class CompiledFunction:
         return self._core.options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with PADDLE.shared():  # before anything asks Paddle for its mode: a thread takes that over at its first question
+        with PADDLE.shared():
             if tracing():
                 return translated(self.function)(*args, **kwargs)
             if evaluating_reference():

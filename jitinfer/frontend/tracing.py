@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import paddle
-from paddle.base import core
+from paddle.base import core, framework
 from paddle.jit.dy2static import parameter_recorder
 from paddle.static import pir_io
 
@@ -83,8 +83,18 @@ class _Recorded:
 
 
 def tracing() -> bool:
-    """Whether this thread is inside a trace, ours or somebody else's `to_static`."""
-    return not paddle.in_dynamic_mode()
+    """Whether this thread is inside a trace, ours or somebody else's `to_static`. To be asked with a share of PADDLE.
+
+    A thread that first asks Paddle for its mode while another one traces takes static mode for its own, for good. Such
+    a thread is told apart by the mode that Paddle set last, and put right.
+    """
+    if paddle.in_dynamic_mode():
+        return False
+    last_set = framework._dygraph_tracer_
+    if last_set is None:
+        return True
+    framework.global_var._dygraph_tracer_ = last_set
+    return False
 
 
 def trace(
