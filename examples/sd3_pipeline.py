@@ -24,9 +24,8 @@ TEXT_TOKENS = 77
 
 
 def compile_models(pipe: Any, options: dict[str, Any]) -> None:
-    """The transformer's `forward` as a method of its class, for all its instances; the decoder as a bound method."""
-    transformer = type(pipe.transformer)
-    transformer.forward = jitinfer.inference(transformer.forward, **options)
+    """Both models as bound methods."""
+    pipe.transformer.forward = jitinfer.inference(pipe.transformer.forward, **options)
     pipe.vae.decode = jitinfer.inference(pipe.vae.decode, **options)
 
 

@@ -81,6 +81,7 @@ class Compiler:
         self.name = name
         self.options = options
         self._cache = cache
+        self._warned: set[str] = set()
 
     def build(
         self, call: Call, observe: Callable[[], Observation], ambient: Mapping[str, Any], reason: str
@@ -115,9 +116,11 @@ class Compiler:
         specialization.executable = None
         specialization.weights = None
         specialization.note = str(error)
-        specialization.stateful = isinstance(error, StatefulError)
+        specialization.stateful |= isinstance(error, StatefulError)
         where = getattr(error, "where", "") or specialization.origin
-        logger.warning("%s (%s) runs dynamically: %s", self.name, where, error)
+        level = logging.INFO if where in self._warned else logging.WARNING
+        self._warned.add(where)
+        logger.log(level, "%s (%s) runs dynamically: %s", self.name, where, error)
 
     def _build(
         self,

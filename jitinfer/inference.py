@@ -44,6 +44,7 @@ F = TypeVar("F")
 
 _AMP_OFF = paddle.base.core.AmpLevel.O0
 _ANY_STATE = "any state"
+_STATES_TRIED = 3
 _TRANSFORM_ATTRIBUTE = TransformOptions.TRANSFORM_OPTIONS_ATTR_NAME
 _TAKE_AS_IT_IS = TransformOptions(TransformOptions.ToStaticMode.AST | TransformOptions.ToStaticMode.SOT)
 """Keeps Paddle's translator from rewriting our `__call__`; inside a trace it inlines the function itself."""
@@ -293,7 +294,7 @@ class CompiledFunction:
             key = (key[0], key[1], exact, key[3])
         observation = observe_again()
         specialization.observed = observation
-        digest = _ANY_STATE if specialization.stateful else observation.digest
+        digest = _ANY_STATE if specialization.stateful or _never_settles(instance, key) else observation.digest
         specialization.key = (digest, *key[1:])
         instance.specializations[specialization.key] = specialization
         specialization.calls = 1
@@ -353,6 +354,12 @@ class CompiledFunction:
         """Copied along with a layer: the copy belongs to the layer's copy, with weights of its own."""
         receiver = tuple(memo.get(id(owner), owner) for owner in self._receiver)
         return CompiledFunction(_Core(self._core.function, self._core.options), receiver)
+
+
+def _never_settles(instance: _Instance, key: tuple[Any, ...]) -> bool:
+    """Whether the function has run dynamically in several states already: then every call probably makes another."""
+    others = [each for other, each in instance.specializations.items() if other[1:] == key[1:]]
+    return sum(each.executable is None for each in others) >= _STATES_TRIED
 
 
 def _touch(instance: _Instance, specialization: Specialization) -> None:

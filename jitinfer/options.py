@@ -178,7 +178,7 @@ class Options:
         "auto",
         _one_of("auto", "always", "never"),
         "Compare with the dynamic function: `auto` before a program is first trusted on this machine, "
-        "`always` at every call, `never`.",
+        "`always` at every call, `never`: the trace is trusted to be the function.",
         compiles=False,
     )
     fallback: str = option(

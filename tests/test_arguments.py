@@ -277,7 +277,7 @@ def test_errors_of_the_function_come_out_as_they_are():
             raise OwnError("mine")
         return x * 2
 
-    with pytest.raises(OwnError, match="^mine$"):
+    with pytest.raises(OwnError, match=r"^mine$"):
         forward(paddle.ones([1]), True)
     assert_same(forward(paddle.ones([1]), False), paddle.ones([1]) * 2)
     with pytest.raises(ValueError, match="operator matmul"):

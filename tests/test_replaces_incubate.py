@@ -331,5 +331,5 @@ def test_paddles_list_of_inputs():
 
 def test_paddles_tensorrt_is_refused_where_there_is_none():
     assert paddle.inference.get_trt_compile_version() == (0, 0, 0)
-    with pytest.raises(jitinfer.OptionError, match="with_trt=True at .*no TensorRT"):
+    with pytest.raises(jitinfer.OptionError, match=r"with_trt=True at .*no TensorRT"):
         jitinfer.inference(Paddles(4), with_trt=True)

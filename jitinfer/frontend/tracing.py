@@ -15,6 +15,7 @@ from paddle.jit.dy2static import parameter_recorder
 from paddle.static import pir_io
 
 from jitinfer.errors import TraceError
+from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
 from jitinfer.frontend.program import Program, TensorType, parameter_name
 from jitinfer.frontend.rounding import rounding_of
@@ -23,6 +24,9 @@ from jitinfer.frontend.tree import Tree, flatten_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+LONGEST = 600.0
+"""Seconds that a trace may take; one that takes longer is taken not to end at all."""
 
 _RANDOM = frozenset(
     {
@@ -132,7 +136,10 @@ def trace(
         try:
             wrapper = paddle.jit.not_to_static(traced)
             static = paddle.jit.to_static(wrapper, input_spec=[specs], full_graph=True)
-            concrete = static.concrete_program
+            with deadline(LONGEST):
+                concrete = static.concrete_program
+        except DeadlineError as error:
+            raise UntraceableError(f"its trace did not end within {LONGEST:.0f} s") from error
         except Exception as error:
             raise UntraceableError(_reason(error), _user_line(error)) from error
         if recorded.result is None:
@@ -153,8 +160,8 @@ def _written_in_place() -> str:
     for op in _all_ops(program.global_block()):
         name = op.name().partition(".")[2]
         if name.endswith("_") and not _reads_only(op, name):
-            for operand in op.operands_source():
-                written = _source(operand)
+            for position in paddle.core.pir.get_op_inplace_info(op).values():
+                written = _source(op.operand_source(position))
                 if written:
                     return written
     return ""
@@ -302,7 +309,7 @@ def _reason(error: BaseException) -> str:
     """The last line that says something in Paddle's long report."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "Error:" in line or "Exception:" in line]
-    return (told or lines or [type(error).__name__])[-1][:300]
+    return (told or lines or [type(error).__name__])[-1].removesuffix("Suggestions:").strip()[:300]
 
 
 def _user_line(error: BaseException) -> str:
