@@ -19,12 +19,11 @@ from jitinfer.errors import (
     TraceError,
     VerificationError,
 )
+from jitinfer.version import __version__
 
 if TYPE_CHECKING:
     from jitinfer.bisection import bisect
     from jitinfer.inference import CompiledFunction, inference, is_inference_mode
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "inference": "jitinfer.inference",
@@ -43,6 +42,7 @@ __all__ = [
     "OptionError",
     "TraceError",
     "VerificationError",
+    "__version__",
     "bisect",
     "inference",
     "is_inference_mode",

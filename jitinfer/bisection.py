@@ -16,7 +16,7 @@ from jitinfer.engines.search import Bisection, Blame
 from jitinfer.errors import TraceError
 from jitinfer.frontend.capture import Reference
 from jitinfer.frontend.signature import Signature
-from jitinfer.frontend.tracing import trace, type_of
+from jitinfer.frontend.tracing import trace
 from jitinfer.frontend.tree import flatten_arguments, tensor_names
 from jitinfer.inference import CompiledFunction
 from jitinfer.options import resolve
@@ -60,16 +60,16 @@ def bisect(function: Any, *args: Any, **kwargs: Any) -> BisectionReport:
     options = resolve({})
     check_options(options)
     signature = Signature(target)
-    tree, tensors = flatten_arguments(signature.names, signature.bind(args, kwargs))
+    tree, tensors, _ = flatten_arguments(signature.names, signature.bind(args, kwargs))
     names = [
         name
         for parameter, child in zip(signature.names, tree.children, strict=True)
         for name in tensor_names(child, parameter)
     ]
-    call = Call(target, (), signature, tree, tensors, names, tuple(map(type_of, tensors)))
+    call = Call(target, (), signature, tree, tensors, names)
     reference = Reference(call.run, tensors, names)
     reference.evaluate()
-    found = trace(call.run_symbolically, call.types)
+    found = trace(call.run_symbolically, call.exact_types())
     if found.program.random:
         raise TraceError(f"{signature.name} draws random numbers: its results cannot be compared across processes")
     request = Request(

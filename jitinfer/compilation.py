@@ -23,7 +23,7 @@ from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.frontend.capture import Reference, rebuilds
 from jitinfer.frontend.program import Program, TensorType
 from jitinfer.frontend.structure import NotStorableError, from_json, key_document, to_json
-from jitinfer.frontend.tracing import StatefulError, Trace, UntraceableError, trace
+from jitinfer.frontend.tracing import StatefulError, Trace, UntraceableError, trace, type_of
 from jitinfer.frontend.translator import translated_root
 from jitinfer.frontend.tree import Branch, unflatten
 from jitinfer.frontend.weights import Weights
@@ -50,7 +50,16 @@ class Call:
     tree: Branch
     tensors: list[paddle.Tensor]
     names: list[str]
-    types: tuple[TensorType, ...]
+    dynamic: tuple[TensorType, ...] | None = None
+    """The types with -1 in the dims that are dynamic, where there are any."""
+
+    def exact_types(self) -> tuple[TensorType, ...]:
+        return tuple(map(type_of, self.tensors))
+
+    @property
+    def types(self) -> tuple[TensorType, ...]:
+        """What the program is made for."""
+        return self.dynamic or self.exact_types()
 
     def run(self, tensors: Sequence[Any] | None = None) -> Any:
         """The dynamic function on these arguments."""
@@ -91,7 +100,9 @@ class Compiler:
         If the reference has been evaluated, the function's effects have taken place and its result is the call's.
         Raises what the function raises, and JitinferError where `fallback="error"`.
         """
-        specialization = Specialization(self.name, reason, _signature_text(call), origin=_origin(call.function))
+        specialization = Specialization(
+            self.name, reason, _signature_text(call), types=call.types, tree=call.tree, origin=_origin(call.function)
+        )
         reference = Reference(call.run, call.tensors, call.names)
         started = time.perf_counter()
         logger.info("%s: specialising for %s: %s", self.name, specialization.signature, reason)

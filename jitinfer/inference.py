@@ -7,30 +7,26 @@ import functools
 import inspect
 import logging
 import sys
-import threading
 import types
-import weakref
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import paddle
-from paddle.base import framework
 from paddle.jit.dy2static.utils import TransformOptions
 
-from jitinfer.cache import Cache, cache_location
-from jitinfer.compilation import Call, Compiler, verify_shapes
+from jitinfer.compilation import Call, verify_shapes
+from jitinfer.dispatch import AMBIENT, ambient, dynamic_types, forms, named, never_settles, why
 from jitinfer.engines import engine_for
 from jitinfer.engines.paddle import check_options
 from jitinfer.errors import ArgumentError, EngineError, OptionError, user_location
 from jitinfer.frontend.capture import evaluating_reference
 from jitinfer.frontend.exclusion import PADDLE
-from jitinfer.frontend.program import TensorType
 from jitinfer.frontend.signature import Signature
 from jitinfer.frontend.state import INSTANCES, Observation, observe
-from jitinfer.frontend.tracing import tracing, type_of
+from jitinfer.frontend.tracing import tracing
 from jitinfer.frontend.translator import translated
-from jitinfer.frontend.tree import anchors, flatten_arguments, tensor_names
-from jitinfer.options import DimRange, Options, resolve
+from jitinfer.frontend.tree import flatten_arguments
+from jitinfer.instances import Core, Instance
+from jitinfer.options import Options, resolve
 from jitinfer.report import explain, html_table
 
 if TYPE_CHECKING:
@@ -42,89 +38,10 @@ logger = logging.getLogger("jitinfer")
 
 F = TypeVar("F")
 
-_AMP_OFF = paddle.base.core.AmpLevel.O0
-_ANY_STATE = "any state"
-_STATES_TRIED = 3
+ANY_STATE = "any state"
 _TRANSFORM_ATTRIBUTE = TransformOptions.TRANSFORM_OPTIONS_ATTR_NAME
 _TAKE_AS_IT_IS = TransformOptions(TransformOptions.ToStaticMode.AST | TransformOptions.ToStaticMode.SOT)
 """Keeps Paddle's translator from rewriting our `__call__`; inside a trace it inlines the function itself."""
-
-
-class _Instance:
-    """What is known for one receiver, and for the layers among the arguments."""
-
-    def __init__(self) -> None:
-        self.specializations: OrderedDict[Any, Specialization] = OrderedDict()
-        self.observation: Observation | None = None
-
-
-class _Instances(dict[Any, _Instance]):
-    """What an object carries of this library: goes with the object, and is neither copied nor pickled along."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Instances:
-        return _Instances()
-
-    def __copy__(self) -> _Instances:
-        return _Instances()
-
-    def __reduce__(self) -> Any:
-        return (_Instances, ())
-
-
-class _Core:
-    """What all bound forms of one compiled function share."""
-
-    def __init__(self, function: Callable[..., Any], options: Options) -> None:
-        self.function = function
-        self.options = options
-        self.name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        self.free = Signature(function)
-        self._bound: Signature | None = None
-        self.alone = _Instances()
-        self.alive: weakref.WeakSet[_Instance] = weakref.WeakSet()
-        self.lock = threading.RLock()
-        self._cache: Cache | None = None
-        self.compiler = Compiler(self.name, options, self.cache)
-
-    @property
-    def bound(self) -> Signature:
-        if self._bound is None:
-            self._bound = Signature(self.function, skip_receiver=True)
-        return self._bound
-
-    def cache(self) -> Cache:
-        if self._cache is None:
-            limit = int(self.options.cache_size_limit_gb * 1e9)
-            self._cache = Cache(cache_location(self.options.save_model_dir), limit)
-        return self._cache
-
-    def instance(self, owners: tuple[Any, ...]) -> _Instance:
-        """What belongs to these objects; kept by the first of them, so that it never outlives it."""
-        rest = owners if owners and isinstance(owners[0], type) else owners[1:]
-        table = self.alone if rest is owners else self._table(owners[0])
-        key = (self, *map(id, rest))
-        found = table.get(key)
-        if found is None:
-            with self.lock:
-                found = table.setdefault(key, _Instance())
-                self.alive.add(found)
-            for owner in rest:
-                weakref.finalize(owner, table.pop, key, None).atexit = False
-        return found
-
-    def _table(self, owner: Any) -> _Instances:
-        try:
-            attributes = vars(owner)
-            table = attributes.get(INSTANCES)
-            if table is None:
-                table = attributes[INSTANCES] = _Instances()
-        except TypeError:
-            raise ArgumentError(
-                f"objects of class {type(owner).__qualname__} have no __dict__ to keep compiled programs with "
-                f"(at {user_location()}): leave out its __slots__, or decorate a plain function"
-            ) from None
-        found: _Instances = table
-        return found
 
 
 class CompiledFunction:
@@ -135,7 +52,7 @@ class CompiledFunction:
 
     __jitinfer_function__ = True
 
-    def __init__(self, core: _Core, receiver: tuple[Any, ...] = ()) -> None:
+    def __init__(self, core: Core, receiver: tuple[Any, ...] = ()) -> None:
         functools.update_wrapper(self, core.function)
         self._core = core
         self._bind(receiver)
@@ -169,47 +86,53 @@ class CompiledFunction:
         return self._core.options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with PADDLE.shared():
+        PADDLE.enter()
+        try:
             if tracing():
                 return translated(self.function)(*args, **kwargs)
             if evaluating_reference():
                 return self.function(*args, **kwargs)
             return self._call(args, kwargs)
+        finally:
+            PADDLE.leave()
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         core, signature = self._core, self._signature
         values = signature.bind(args, kwargs)
-        tree, tensors = flatten_arguments(signature.names, values)
-        owners = (*self._receiver, *anchors(tree))
-        instance = core.instance(owners)
+        tree, tensors, anchored = flatten_arguments(signature.names, values)
+        instance = core.instance((*self._receiver, *anchored) if anchored else self._receiver)
         observation = instance.observation
         if observation is None or not observation.unchanged():
-            observation = self._observe(instance, tree)
-        shapes = core.options.dynamic_shapes and core.options.shapes
-        types_ = tuple(map(type_of, tensors)) if not shapes else _dynamic_types(shapes, tree, signature, tensors)
-        ambient = _ambient()
-        specialization = instance.specializations.get((observation.digest, tree, types_, ambient))
+            observation = self._observe(instance, anchored)
+        around = ambient()
+        dynamic = dynamic_types(core.shapes, tree, signature, tensors) if core.shapes else None
+        if dynamic is not None and (tree, dynamic, around) in instance.untraceable:
+            dynamic = None
+        call = Call(core.function, self._receiver, signature, tree, tensors, [], dynamic)
+        key = (observation.digest, tree, dynamic or forms(tensors), around)
+        specialization = instance.specializations.get(key)
         if specialization is None:
-            specialization = instance.specializations.get((_ANY_STATE, tree, types_, ambient))
-        call = Call(core.function, self._receiver, signature, tree, tensors, [], types_)
-        if specialization is None:
-            return self._first(instance, call, ambient)
-        return self._run(instance, specialization, call, ambient)
+            specialization = instance.specializations.get((ANY_STATE, *key[1:]))
+            if specialization is None:
+                return self._first(instance, call, key, anchored)
+        return self._run(instance, specialization, call, key, anchored)
 
     # -- picking -------------------------------------------------------------------------------------------------
 
-    def _observe(self, instance: _Instance, tree: Any) -> Observation:
+    def _observe(self, instance: Instance, anchored: list[Any]) -> Observation:
         """Look at the state again; weights that were replaced are handed to the specialisations that use them."""
         roots = [("receiver", owner) for owner in self._receiver]
-        roots += [(f"argument {position}", owner) for position, owner in enumerate(anchors(tree))]
+        roots += [(f"argument {position}", owner) for position, owner in enumerate(anchored)]
         found = observe([*roots, ("function", self._core.function)])
         instance.observation = found
         return found
 
-    def _run(self, instance: _Instance, specialization: Specialization, call: Call, ambient: Any) -> Any:
+    def _run(
+        self, instance: Instance, specialization: Specialization, call: Call, key: Any, anchored: list[Any]
+    ) -> Any:
         specialization.calls += 1
         if len(instance.specializations) > 1:
-            _touch(instance, specialization)
+            instance.touch(specialization)
         if specialization.executable is None:
             with paddle.no_grad():
                 return call.run()
@@ -219,7 +142,7 @@ class CompiledFunction:
             if shapes is not None and self._core.options.verify != "never":
                 concrete = tuple(tuple(tensor.shape) for tensor in call.tensors)
                 if concrete not in shapes:
-                    return self._new_shapes(instance, specialization, call, ambient, concrete)
+                    return self._new_shapes(instance, specialization, call, key, anchored, concrete)
             if self._core.options.verify == "always":
                 return self._checked(specialization, call)
             return specialization.run(call.tensors)
@@ -228,7 +151,7 @@ class CompiledFunction:
             with paddle.no_grad():
                 return call.run()
 
-    def _rebind(self, instance: _Instance, specialization: Specialization) -> None:
+    def _rebind(self, instance: Instance, specialization: Specialization) -> None:
         """Follow weights that were replaced by other tensors since the last call."""
         weights, observation = specialization.weights, instance.observation
         if weights is None or observation is None or specialization.observed is observation:
@@ -244,57 +167,63 @@ class CompiledFunction:
 
     def _checked(self, specialization: Specialization, call: Call) -> Any:
         """`verify="always"`: run both, compare, and return the dynamic result if they differ."""
-        result, right = verify_shapes(self._core.compiler, specialization, _named(call))
+        result, right = verify_shapes(self._core.compiler, specialization, named(call))
         if right:
             return result
         self._core.compiler.fall_back(specialization, EngineError(f"{self._core.name}: a result was wrong"))
         return result
 
     def _new_shapes(
-        self, instance: _Instance, specialization: Specialization, call: Call, ambient: Any, concrete: Any
+        self,
+        instance: Instance,
+        specialization: Specialization,
+        call: Call,
+        key: Any,
+        anchored: list[Any],
+        concrete: Any,
     ) -> Any:
         if concrete in specialization.refused_shapes:
-            return self._static(instance, call, ambient)
-        result, right = verify_shapes(self._core.compiler, specialization, _named(call))
+            return self._static(instance, call, key, anchored)
+        result, right = verify_shapes(self._core.compiler, specialization, named(call))
         assert specialization.verified_shapes is not None
         (specialization.verified_shapes if right else specialization.refused_shapes).add(concrete)
         return result
 
-    def _static(self, instance: _Instance, call: Call, ambient: Any) -> Any:
+    def _static(self, instance: Instance, call: Call, key: Any, anchored: list[Any]) -> Any:
         """The specialisation for exactly these shapes, where the one with dynamic dims does not hold."""
-        assert instance.observation is not None
-        exact = Call(
-            call.function, call.receiver, call.signature, call.tree, call.tensors, [], tuple(map(type_of, call.tensors))
-        )
-        found = instance.specializations.get((instance.observation.digest, exact.tree, exact.types, ambient))
-        return self._run(instance, found, exact, ambient) if found else self._first(instance, exact, ambient)
+        exact = dataclasses.replace(call, dynamic=None)
+        key = (*key[:2], forms(call.tensors), key[3])
+        found = instance.specializations.get(key)
+        if found is None:
+            return self._first(instance, exact, key, anchored)
+        return self._run(instance, found, exact, key, anchored)
 
-    def _first(self, instance: _Instance, call: Call, ambient: tuple[str, ...]) -> Any:
+    def _first(self, instance: Instance, call: Call, key: Any, anchored: list[Any]) -> Any:
         with PADDLE.released(), self._core.lock:
-            assert instance.observation is not None
-            key = (instance.observation.digest, call.tree, call.types, ambient)
             found = instance.specializations.get(key)
             if found is None:
-                return self._build(instance, _named(call), key)
-        return self._run(instance, found, call, ambient)
+                return self._build(instance, named(call), key, anchored)
+        return self._run(instance, found, call, key, anchored)
 
-    def _build(self, instance: _Instance, call: Call, key: tuple[Any, ...]) -> Any:
-        ambient = dict(zip(("device", "default_dtype", "amp"), key[3], strict=True))
-        reason = _why(instance, key, call)
+    def _build(self, instance: Instance, call: Call, key: Any, anchored: list[Any]) -> Any:
+        surroundings = dict(zip(AMBIENT, key[3], strict=True))
+        reason = why(instance.specializations, key, call)
 
         def observe_again() -> Observation:
-            return self._observe(instance, call.tree)
+            return self._observe(instance, anchored)
 
-        specialization, reference = self._core.compiler.build(call, observe_again, ambient, reason)
-        if specialization.executable is None and any(dim < 0 for kind in call.types for dim in kind.shape):
+        specialization, reference = self._core.compiler.build(call, observe_again, surroundings, reason)
+        if specialization.executable is None and call.dynamic is not None and call.dynamic != call.exact_types():
             logger.info("%s: the declared dynamic shapes do not trace; specialising for each shape", self._core.name)
-            exact = tuple(map(type_of, call.tensors))
-            static = Call(call.function, call.receiver, call.signature, call.tree, call.tensors, call.names, exact)
-            specialization, reference = self._core.compiler.build(static, observe_again, ambient, reason)
-            key = (key[0], key[1], exact, key[3])
+            instance.untraceable.add(key[1:])
+            call = dataclasses.replace(call, dynamic=None)
+            specialization, reference = self._core.compiler.build(call, observe_again, surroundings, reason)
+            key = (*key[:2], forms(call.tensors), key[3])
         observation = observe_again()
         specialization.observed = observation
-        digest = _ANY_STATE if specialization.stateful or _never_settles(instance, key) else observation.digest
+        digest = (
+            ANY_STATE if specialization.stateful or never_settles(instance.specializations, key) else observation.digest
+        )
         specialization.key = (digest, *key[1:])
         instance.specializations[specialization.key] = specialization
         specialization.calls = 1
@@ -302,12 +231,13 @@ class CompiledFunction:
         if reference.evaluation is not None:
             evaluation = reference.evaluation
             return evaluation.result if specialization.executable is None else evaluation.detached()
-        if specialization.executable is None:
-            with paddle.no_grad():
-                return call.run()
-        return specialization.run(call.tensors)
+        with PADDLE.shared():
+            if specialization.executable is None:
+                with paddle.no_grad():
+                    return call.run()
+            return specialization.run(call.tensors)
 
-    def _evict(self, instance: _Instance) -> None:
+    def _evict(self, instance: Instance) -> None:
         while len(instance.specializations) > self._core.options.max_specializations:
             _, oldest = instance.specializations.popitem(last=False)
             logger.info(
@@ -353,79 +283,7 @@ class CompiledFunction:
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledFunction:
         """Copied along with a layer: the copy belongs to the layer's copy, with weights of its own."""
         receiver = tuple(memo.get(id(owner), owner) for owner in self._receiver)
-        return CompiledFunction(_Core(self._core.function, self._core.options), receiver)
-
-
-def _never_settles(instance: _Instance, key: tuple[Any, ...]) -> bool:
-    """Whether the function has run dynamically in several states already: then every call probably makes another."""
-    others = [each for other, each in instance.specializations.items() if other[1:] == key[1:]]
-    return sum(each.executable is None for each in others) >= _STATES_TRIED
-
-
-def _touch(instance: _Instance, specialization: Specialization) -> None:
-    """Mark as the most recently used."""
-    if specialization.key in instance.specializations:
-        instance.specializations.move_to_end(specialization.key)
-
-
-def _ambient() -> tuple[str, ...]:
-    """What Paddle takes from the surroundings of a call: device, default dtype, automatic mixed precision."""
-    tracer = framework._dygraph_tracer()
-    level = tracer._amp_level
-    amp = "" if level == _AMP_OFF else f"{level} {tracer._amp_dtype}"
-    return (str(framework._current_expected_place_()), paddle.get_default_dtype(), amp)
-
-
-def _named(call: Call) -> Call:
-    """The call with readable names for its tensors; they cost too much to be made at every call."""
-    names: list[str] = []
-    for parameter, child in zip(call.signature.names, call.tree.children, strict=True):
-        names += tensor_names(child, parameter)
-    return dataclasses.replace(call, names=names)
-
-
-def _dynamic_types(
-    shapes: Mapping[str, Mapping[int, DimRange]], tree: Any, signature: Signature, tensors: list[Any]
-) -> tuple[TensorType, ...]:
-    """The tensors' types with -1 in the dims that were declared dynamic, where the size is in the declared range."""
-    names: list[str] = []
-    for parameter, child in zip(signature.names, tree.children, strict=True):
-        names += tensor_names(child, parameter)
-    found = []
-    for name, tensor in zip(names, tensors, strict=True):
-        kind = type_of(tensor)
-        declared = shapes.get(name, {})
-        if declared and all(_in_range(dim, bounds, kind.shape) for dim, bounds in declared.items()):
-            dims = tuple(-1 if dim in declared else size for dim, size in enumerate(kind.shape))
-            kind = TensorType(dims, kind.dtype)
-        found.append(kind)
-    return tuple(found)
-
-
-def _in_range(dim: int, bounds: DimRange, shape: tuple[int, ...]) -> bool:
-    return dim < len(shape) and (bounds is None or bounds[0] <= shape[dim] <= bounds[1])
-
-
-def _why(instance: _Instance, key: tuple[Any, ...], call: Call) -> str:
-    """What is new about a call, against the most similar specialisation there is."""
-    if not instance.specializations:
-        return "first call"
-    other_key, other = next(reversed(instance.specializations.items()))
-    for name, old, new in zip(call.names, other_key[2], key[2], strict=False):
-        if old.dtype != new.dtype:
-            return f"{name}.dtype was {old.dtype}, is {new.dtype}"
-        if len(old.shape) != len(new.shape):
-            return f"{name} had {len(old.shape)} dims, has {len(new.shape)}"
-        for dim, (before, after) in enumerate(zip(old.shape, new.shape, strict=True)):
-            if before != after:
-                return f"{name}.shape[{dim}] was {before}, is {after}"
-    for parameter, old, new in zip(call.signature.names, other_key[1].children, key[1].children, strict=True):
-        if old != new:
-            before, after = (repr(getattr(each, "value", "of another structure"))[:60] for each in (old, new))
-            return f"{parameter} was {before}, is {after}"
-    if other_key[3] != key[3]:
-        return f"device, default dtype or amp was {other_key[3]}, is {key[3]}"
-    return "the model's attributes, globals or closure have changed" if other else "another call"
+        return CompiledFunction(Core(self._core.function, self._core.options), receiver)
 
 
 def is_inference_mode(function: Any) -> bool:
@@ -485,10 +343,10 @@ def _decorate(target: Any, options: Options) -> Any:
 
 def _compiled(target: Any, options: Options) -> CompiledFunction:
     if isinstance(target, types.MethodType):
-        return CompiledFunction(_Core(target.__func__, options), (target.__self__,))
+        return CompiledFunction(Core(target.__func__, options), (target.__self__,))
     if inspect.isroutine(target) or isinstance(target, functools.partial):
-        return CompiledFunction(_Core(target, options))
-    return CompiledFunction(_Core(type(target).__call__, options), (target,))
+        return CompiledFunction(Core(target, options))
+    return CompiledFunction(Core(type(target).__call__, options), (target,))
 
 
 def _check_shapes(options: Options, signature: Signature) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jitinfer.engines.protocol import Executable
-    from jitinfer.frontend.program import Program
+    from jitinfer.frontend.program import Program, TensorType
     from jitinfer.frontend.weights import Weights
 
 logger = logging.getLogger("jitinfer")
@@ -31,6 +31,8 @@ class Specialization:
     name: str
     reason: str
     signature: str
+    types: tuple[TensorType, ...] = ()
+    tree: Any = None
     executable: Executable | None = None
     program: Program | None = None
     result: Tree | None = None

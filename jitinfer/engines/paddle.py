@@ -31,6 +31,7 @@ from jitinfer.engines.search import Search, Verdict
 from jitinfer.engines.trial import trial_process
 from jitinfer.errors import EngineError, OptionError, VerificationError, user_location
 from jitinfer.frontend.program import parameter_name
+from jitinfer.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -284,8 +285,6 @@ def processor() -> dict[str, str]:
 
 def environment_document() -> dict[str, Any]:
     """All that a verdict depends on besides the program and the options."""
-    from jitinfer import __version__
-
     return {
         "paddle": paddle.__version__,
         "paddle_commit": paddle.version.commit,

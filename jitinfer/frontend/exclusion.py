@@ -27,13 +27,14 @@ class Exclusion:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        self._enter()
+        self.enter()
         try:
             yield
         finally:
-            self._leave()
+            self.leave()
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Take a share; `leave` gives it back. `shared` is the two of them around a block."""
         depth = getattr(self._mine, "shares", 0)
         if depth == 0 and self._excluder != threading.get_ident():
             with self._condition:
@@ -43,7 +44,8 @@ class Exclusion:
             self._mine.counted = True
         self._mine.shares = depth + 1
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give back what `enter` took."""
         self._mine.shares -= 1
         if self._mine.shares == 0 and getattr(self._mine, "counted", False):
             self._mine.counted = False
@@ -65,7 +67,7 @@ class Exclusion:
             yield
         finally:
             if counted:
-                self._enter()
+                self.enter()
             self._mine.shares = depth
 
     @contextmanager

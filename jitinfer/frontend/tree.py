@@ -16,7 +16,7 @@ import io
 import types
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,33 +97,41 @@ def guard_identity(value: Any) -> Hashable | None:
     return None
 
 
+class _Leaves(list[Any]):
+    """The tensors found so far, and beside them the objects that are held by identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchored: list[Any] = []
+
+
 def flatten(value: Any, name: str) -> tuple[Tree, list[paddle.Tensor]]:
     """Raises ArgumentError, naming the place below `name`, for a leaf that can be neither an input nor a guard."""
-    tensors: list[Any] = []
+    tensors = _Leaves()
     return _flatten(value, name, tensors, paddle.Tensor), tensors
 
 
-def flatten_arguments(names: Sequence[str], values: Sequence[Any]) -> tuple[Branch, list[paddle.Tensor]]:
-    """As `flatten`, for the values of a call's parameters."""
-    tensors: list[Any] = []
-    children = [_flatten(value, name, tensors, paddle.Tensor) for name, value in zip(names, values, strict=True)]
-    return Branch(list, (), tuple(children)), tensors
+def flatten_arguments(names: Sequence[str], values: Sequence[Any]) -> tuple[Branch, list[paddle.Tensor], list[Any]]:
+    """As `flatten`, for the values of a call's parameters; also returns the objects that are held by identity."""
+    leaves = _Leaves()
+    children = [_flatten(value, name, leaves, paddle.Tensor) for name, value in zip(names, values, strict=True)]
+    return Branch(list, (), tuple(children)), leaves, leaves.anchored
 
 
 def flatten_results(value: Any, tensor_types: tuple[type, ...]) -> tuple[Tree, list[Any]]:
     """As `flatten`, for what a function returns while it is traced: `tensor_types` are taken as tensors."""
-    tensors: list[Any] = []
+    tensors = _Leaves()
     return _flatten(value, "result", tensors, tensor_types), tensors
 
 
-def _flatten(value: Any, name: str, tensors: list[Any], tensor_types: type | tuple[type, ...]) -> Tree:
+def _flatten(value: Any, name: str, tensors: _Leaves, tensor_types: type | tuple[type, ...]) -> Tree:
     if isinstance(value, tensor_types):
         tensors.append(value)
         return TensorLeaf(len(tensors) - 1)
     kind = type(value)
     if kind is list or kind is tuple:
         return Branch(kind, (), tuple(_flatten(v, f"{name}[{i}]", tensors, tensor_types) for i, v in enumerate(value)))
-    identity = guard_identity(value)
+    identity = (kind, value) if kind in _PLAIN else guard_identity(value)
     if identity is not None:
         return Guard(identity, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -137,10 +145,10 @@ def _flatten(value: Any, name: str, tensors: list[Any], tensor_types: type | tup
         return Branch(
             kind, keys, tuple(_flatten(v, f"{name}[{i}]", tensors, tensor_types) for i, v in enumerate(value))
         )
-    return _guard(value, name)
+    return _guard(value, name, tensors)
 
 
-def _flatten_mapping(value: dict[Any, Any], name: str, tensors: list[Any], tensor_types: Any) -> Tree:
+def _flatten_mapping(value: dict[Any, Any], name: str, tensors: _Leaves, tensor_types: Any) -> Tree:
     keys: list[Hashable] = []
     if isinstance(value, defaultdict):
         keys.append(value.default_factory)
@@ -152,9 +160,10 @@ def _flatten_mapping(value: dict[Any, Any], name: str, tensors: list[Any], tenso
     return Branch(type(value), tuple(keys), children)
 
 
-def _guard(value: Any, name: str) -> Tree:
+def _guard(value: Any, name: str, leaves: _Leaves) -> Tree:
     kind = type(value)
     if isinstance(value, paddle.nn.Layer):
+        leaves.anchored.append(value)
         return Anchor(value)
     if isinstance(value, numpy.ndarray):
         if value.size > LARGEST_GUARDED_ARRAY or value.dtype.hasobject:
@@ -204,26 +213,6 @@ def unflatten(tree: Tree, tensors: Sequence[Any]) -> Any:
     return kind(*children) if tree.keys else kind(children)
 
 
-def map_leaves(tree: Tree, function: Callable[[TensorLeaf], Any]) -> Iterator[Any]:
-    """`function` of each tensor leaf, in order."""
-    if isinstance(tree, TensorLeaf):
-        yield function(tree)
-    elif isinstance(tree, Branch):
-        for child in tree.children:
-            yield from map_leaves(child, function)
-
-
-def anchors(tree: Tree) -> Iterator[Any]:
-    """The live objects that `tree` holds by identity: layers among the arguments."""
-    if isinstance(tree, Anchor):
-        value = tree.reference()
-        if value is not None:
-            yield value
-    elif isinstance(tree, Branch):
-        for child in tree.children:
-            yield from anchors(child)
-
-
 def tensor_names(tree: Tree, name: str = "") -> list[str]:
     """A readable name for each tensor, in order: `hidden_states`, `kwargs['mask']`, `pair[0]`."""
     if isinstance(tree, TensorLeaf):
@@ -249,12 +238,10 @@ __all__ = [
     "Guard",
     "TensorLeaf",
     "Tree",
-    "anchors",
     "flatten",
     "flatten_arguments",
     "flatten_results",
     "guard_identity",
-    "map_leaves",
     "tensor_names",
     "unflatten",
 ]
