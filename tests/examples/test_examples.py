@@ -129,6 +129,25 @@ def test_the_page_of_options_is_the_table():
     assert (ROOT / "docs" / "options.md").read_text().endswith("\n\n" + table())
 
 
+def test_the_code_in_the_readme_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], "README.md", "exec"), {"__name__": "readme"})
+    told = capsys.readouterr().out
+    assert "attend: 1 specialisation" in told
+    assert "Paddle Inference" in told
+
+
+def test_the_messages_in_the_readme_are_those_of_the_sources():
+    sources = "\n".join(path.read_text() for path in (ROOT / "jitinfer").rglob("*.py"))
+    section = (ROOT / "README.md").read_text().partition("## Troubleshooting")[2].partition("## ")[0]
+    messages = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    assert len(messages) > 10
+    for quoted in re.findall(r"`([^`]+)`", "".join(messages)):
+        for part in quoted.split("…"):
+            assert part.strip(" :") in sources, f"no message says {part!r}"
+
+
 def test_links_in_the_pages_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
