@@ -25,7 +25,7 @@ random_models.install_shims()
 
 
 def install_more_shims() -> None:
-    """What PixArt's caption projection and Large-DiT's rotary table need beyond: sizes as arguments, an int64 factor."""
+    """What PixArt's caption projection and Large-DiT's rotary table need beyond: sizes as arguments, int64 factors."""
     randn, outer = paddle.randn, paddle.outer
 
     def randn_of_sizes(shape, *rest, **keywords):

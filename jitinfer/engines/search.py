@@ -88,6 +88,7 @@ class Bisection:
         while len(guilty) > 1 and self.attempts < _MOST_ATTEMPTS:
             size = -(-len(guilty) // parts)
             pieces = [guilty[start : start + size] for start in range(0, len(guilty), size)]
+            pieces.reverse()  # a late pass is worth less than an early one that the others build upon
             smaller = next((piece for piece in pieces if not self.ask(configuration.without(*piece))), None)
             if smaller is not None:
                 guilty, parts = smaller, 2

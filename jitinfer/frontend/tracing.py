@@ -293,14 +293,12 @@ _PER_PROCESS = ("struct_name", "op_callstack")
 
 
 def _strip(node: Any) -> None:
-    """Remove the layers' paths: Paddle numbers them by a counter of the process."""
+    """Remove the layers' paths, wherever attributes are listed: Paddle numbers them by a counter of the process."""
     if isinstance(node, dict):
-        attributes = node.get("A")
-        if isinstance(attributes, list):
-            node["A"] = [a for a in attributes if not (isinstance(a, dict) and a.get("N") in _PER_PROCESS)]
         for child in node.values():
             _strip(child)
     elif isinstance(node, list):
+        node[:] = [each for each in node if not (isinstance(each, dict) and each.get("N") in _PER_PROCESS)]
         for child in node:
             _strip(child)
 

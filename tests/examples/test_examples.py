@@ -71,7 +71,7 @@ def test_a_pipeline_gives_the_dynamic_image(runs, script):
     found = json.loads((folder / "output" / f"{script}.json").read_text())
     assert 0 <= found["difference"] < 1e-3
     assert 0 <= found["difference_second_process"] < 1e-3
-    assert all("Paddle Inference" in way for way in found["transformer_runs_by"] + found["vae_runs_by"])
+    assert all("Paddle Inference" in way for way, *_ in found["transformer_runs_by"] + found["vae_runs_by"])
     cold, traced, stored = found["first_call_seconds"].values()
     assert sum(cold) > sum(traced) > sum(stored) > 0
     for line in ("transformer, one step", "cache_static_model", "\ntransformer: Paddle Inference"):
@@ -129,13 +129,15 @@ def test_the_page_of_options_is_the_table():
     assert (ROOT / "docs" / "options.md").read_text().endswith("\n\n" + table())
 
 
-def test_the_code_in_the_readme_runs(capsys):
+def test_the_code_in_the_readme_runs(tmp_path, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 1
-    exec(compile(blocks[0], "README.md", "exec"), {"__name__": "readme"})
+    script = tmp_path / "readme.py"
+    script.write_text(blocks[0])
+    exec(compile(blocks[0], str(script), "exec"), {"__name__": "readme"})
     told = capsys.readouterr().out
     assert "attend: 1 specialisation" in told
-    assert "Paddle Inference" in told
+    assert re.search(r"runs by +Paddle Inference", told)
 
 
 def test_the_messages_in_the_readme_are_those_of_the_sources():
