@@ -103,8 +103,9 @@ def timed_run(example: Example, pipe: Any, arguments: argparse.Namespace, steps:
 
 
 @contextmanager
-def compiled_functions_put_aside(pipe: Any) -> Iterator[None]:
+def compiled_functions_put_aside(pipe: Any, threads: int) -> Iterator[None]:
     """They stand before the methods of the classes, as attributes of the instances: without them, all is dynamic."""
+    paddle.base.core.set_num_threads(threads)  # again: what Paddle Inference runs sets it back to one
     forward, decode = vars(pipe.transformer).pop("forward"), vars(pipe.vae).pop("decode")
     try:
         yield
@@ -130,7 +131,6 @@ def build(example: Example, arguments: argparse.Namespace) -> Any:
             f"--pretrained: cannot load {arguments.pretrained}; it takes a network, or a local folder ({reason})"
         ) from None
     pipe.set_progress_bar_config(disable=True)
-    paddle.base.core.set_num_threads(arguments.threads)  # Paddle starts with one; both sides shall have the same
     return pipe
 
 
@@ -169,7 +169,7 @@ def first_process(example: Example, arguments: argparse.Namespace) -> dict[str, 
     tell("2. dynamic and compiled in turn, twice each")
     runs: dict[str, list[Run]] = {"dynamic": [], "compiled": []}
     for _ in range(2):
-        with compiled_functions_put_aside(pipe):
+        with compiled_functions_put_aside(pipe, arguments.threads):
             runs["dynamic"].append(timed_run(example, pipe, arguments, arguments.steps))
         runs["compiled"].append(timed_run(example, pipe, arguments, arguments.steps))
     dynamic, compiled = runs["dynamic"][0], runs["compiled"][0]
@@ -199,9 +199,9 @@ def first_process(example: Example, arguments: argparse.Namespace) -> dict[str, 
     }
 
 
-def how(compiled: Any) -> list[str]:
-    """The configuration that was chosen for each specialisation, and the passes that were dropped."""
-    return ["; ".join([each.description, *each.notes]) for each in compiled.specializations]
+def how(compiled: Any) -> list[list[str]]:
+    """For each specialisation: the configuration that was chosen, and the passes that were dropped."""
+    return [[each.description, *each.notes] for each in compiled.specializations]
 
 
 def second_process(arguments: argparse.Namespace, dynamic: Run, static: bool) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def report(found: dict[str, Any]) -> None:
     print(f"{'of those of the second process':36}{found['difference_second_process']:12.1e}")
     print()
     for model in ("transformer", "vae"):
-        for way, *dropped in (each.split("; ") for each in found[f"{model}_runs_by"]):
+        for way, *dropped in found[f"{model}_runs_by"]:
             print(f"{model}: {way}")
             for note in dropped:
                 print("    " + textwrap.shorten(note, 112, placeholder=" ..."))

@@ -7,6 +7,7 @@ pipe.transformer = jitinfer.inference(pipe.transformer)      # a Layer, a bound 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.errors import (
@@ -20,6 +21,9 @@ from jitinfer.errors import (
     VerificationError,
 )
 from jitinfer.version import __version__
+
+if logging.getLogger("jitinfer").level == logging.NOTSET:  # importing Paddle sets the root logger to INFO
+    logging.getLogger("jitinfer").setLevel(logging.WARNING)
 
 if TYPE_CHECKING:
     from jitinfer.bisection import bisect

@@ -22,6 +22,7 @@ from jitinfer.engines.protocol import Request
 from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.frontend.capture import Reference, rebuilds
 from jitinfer.frontend.program import Program, TensorType
+from jitinfer.frontend.sources import unchanged_since_start
 from jitinfer.frontend.structure import NotStorableError, from_json, key_document, to_json
 from jitinfer.frontend.tracing import StatefulError, Trace, UntraceableError, trace, type_of
 from jitinfer.frontend.translator import translated_root
@@ -325,6 +326,8 @@ def _source_digest(module: str) -> str:
     path = getattr(sys.modules.get(module), "__file__", None)
     if path is None or not Path(path).is_file():
         return "" if module.partition(".")[0] in sys.stdlib_module_names or module == "__main__" else "no source"
+    if not unchanged_since_start(path):
+        raise NotStorableError(f"{path} was edited while this process ran")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

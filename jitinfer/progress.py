@@ -30,7 +30,7 @@ def progress(what: str) -> Iterator[None]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    display = Progress(*columns, console=Console(stderr=True), transient=True)
+    display = Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
     display.add_task(what, total=None)
     timer = threading.Timer(_PATIENCE, display.start)
     timer.daemon = True

@@ -253,3 +253,18 @@ def test_a_single_edited_element_is_found_within_some_calls():
     expected = paddle.nn.functional.linear(x, layer.weight, layer.bias)
     calls = next(n for n in range(1, 20) if numpy.allclose(layer(x).numpy(), expected.numpy(), atol=1e-3))
     assert calls <= 5  # 1 MB of weights, 256 KB checked at every call
+
+
+def test_the_users_number_of_math_threads_stays(mlp):
+    from paddle.base import core
+
+    from jitinfer.engines.paddle import _openmp
+
+    library = _openmp()
+    assert library is not None
+    jitinfer.inference(mlp)
+    for threads in (2, 1, 3):
+        core.set_num_threads(threads)
+        mlp(paddle.ones([threads, 8]))
+        assert library.omp_get_max_threads() == threads
+    core.set_num_threads(1)

@@ -35,6 +35,7 @@ def test_second_process_hits_the_disk_cache(tmp_path):
         import paddle, jitinfer, logging, io
         log = io.StringIO()
         logging.basicConfig(level=logging.INFO, stream=log, force=True)
+        logging.getLogger("jitinfer").setLevel(logging.INFO)
         class Net(paddle.nn.Layer):
             def __init__(self):
                 super().__init__()

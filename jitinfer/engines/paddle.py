@@ -112,7 +112,7 @@ def create_predictor(program: str, parameters: str, configuration: Configuration
     if not configuration.optimise:
         config.set_optimization_level(0)
         config.enable_custom_passes([], True)
-    with standard_output_kept_clean(configuration.debug):
+    with standard_output_kept_clean(configuration.debug), math_threads_kept():
         return paddle.inference.create_predictor(config)
 
 
@@ -135,6 +135,28 @@ def standard_output_kept_clean(debug: bool) -> Iterator[None]:
             ctypes.CDLL(None).fflush(None)  # what C++ holds back must not come out after standard output is back
             os.dup2(kept, 1)
             os.close(kept)
+
+
+@cache
+def _openmp() -> Any:
+    """Paddle's OpenMP library, which is loaded already, or None."""
+    path = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
+    try:
+        return ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except (OSError, AttributeError):  # another system's build
+        return None
+
+
+class math_threads_kept:  # noqa: N801 - reads as a statement, and is cheaper than a generator
+    """A predictor leaves the process's mathematics on one thread: put back what the user had."""
+
+    def __enter__(self) -> None:
+        library = _openmp()
+        self._before = library.omp_get_max_threads() if library is not None else 0
+
+    def __exit__(self, *_: object) -> None:
+        if self._before and _openmp().omp_get_max_threads() != self._before:
+            core.set_num_threads(self._before)
 
 
 class PaddleExecutable:
@@ -167,7 +189,8 @@ class PaddleExecutable:
             if self._predictor is None:
                 raise EngineError(f"{self._name}: its last refresh of the weights failed")
             try:
-                results = self._predictor.run([contiguous(tensor) for tensor in tensors])
+                with math_threads_kept():
+                    results = self._predictor.run([contiguous(tensor) for tensor in tensors])
             except Exception as error:
                 raise EngineError(f"{self._name}: {self.description} failed: {last_line(error)}") from error
             return [result.clone() for result in results]
@@ -177,7 +200,7 @@ def last_line(error: BaseException) -> str:
     """What Paddle's report of an error says, without its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "Error:" in line or "Error " in line]
-    return (told or lines or [type(error).__name__])[-1][:300]
+    return (told or lines or [type(error).__name__])[-1].partition(" (at /")[0].strip()[:300]
 
 
 def as_arrays(tensors: Sequence[Any]) -> list[Any]:

@@ -21,6 +21,8 @@ logger = logging.getLogger("jitinfer.engines")
 
 E = TypeVar("E", bound="Executable")
 
+SUSPECTS = ("inplace_pass", "onednn_placement_pass")
+"""What is to blame nearly always with Paddle 3.3, and so is tried before any search."""
 _MOST_ATTEMPTS = 120
 """Tries after which a bisection is content with the set of passes that it has."""
 _FASTER = 0.9
@@ -82,6 +84,10 @@ class Bisection:
     def repair(self, configuration: Configuration, failure: str) -> Configuration | None:
         """`configuration` less the passes to blame, or None if it is wrong without any pass, too."""
         guilty = list(configuration.passes())
+        for suspect in SUSPECTS:
+            if suspect in guilty and not self.ask(configuration.without(suspect)):
+                self.blamed = [Blame(suspect, failure)]
+                return configuration.without(suspect)
         if not guilty or self.ask(configuration.without(*guilty)):
             return None
         parts = 2

@@ -19,7 +19,7 @@ from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
 from jitinfer.frontend.program import Program, TensorType, parameter_name
 from jitinfer.frontend.rounding import rounding_of
-from jitinfer.frontend.translator import distinct_names, quiet_translator, refresh_translations
+from jitinfer.frontend.translator import current_sources_only, distinct_names, quiet_translator, refresh_translations
 from jitinfer.frontend.tree import Tree, flatten_results
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def trace(
         paddle.static.InputSpec(shape=t.shape, dtype=t.dtype, name=f"in_{i}", stop_gradient=True)
         for i, t in enumerate(inputs)
     ]
-    with PADDLE.exclusive(), quiet_translator(), distinct_names(tensors), paddle.no_grad():
+    with PADDLE.exclusive(), quiet_translator(), current_sources_only(), distinct_names(tensors), paddle.no_grad():
         refresh_translations()
         try:
             wrapper = paddle.jit.not_to_static(traced)

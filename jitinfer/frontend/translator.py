@@ -17,6 +17,8 @@ import paddle
 from paddle.jit.dy2static import parameter_recorder, program_translator
 from paddle.jit.dy2static.convert_call_func import convert_call
 
+from jitinfer.frontend.sources import source_is_current
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -61,11 +63,7 @@ def translated(function: Callable[..., Any]) -> Callable[..., Any]:
 def _has_usable_source(function: types.FunctionType) -> bool:
     if function.__name__ == "<lambda>":
         return False
-    try:
-        inspect.getsource(function)
-    except (OSError, TypeError):
-        return False
-    return True
+    return source_is_current(function)
 
 
 def _with_symbolic_tensors(function: types.FunctionType) -> types.FunctionType:
@@ -89,6 +87,24 @@ def _with_symbolic_tensors(function: types.FunctionType) -> types.FunctionType:
 def _symbolic(tensor: paddle.Tensor) -> Any:
     program = paddle.static.default_main_program()
     return parameter_recorder._global_parameter_recorder.get(program, tensor)
+
+
+@contextmanager
+def current_sources_only() -> Iterator[None]:
+    """Let the translator take a function whose file was edited since its import as one without source."""
+    original = program_translator.func_to_source_code
+
+    def checked(function: Any, *args: Any, **kwargs: Any) -> str:
+        if not source_is_current(function):
+            raise OSError(f"the source of {function!r} is not that of its code")
+        text: str = original(function, *args, **kwargs)
+        return text
+
+    program_translator.func_to_source_code = checked
+    try:
+        yield
+    finally:
+        program_translator.func_to_source_code = original
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def _gigabytes(text: str) -> int:
 def _cache(arguments: argparse.Namespace) -> Cache | None:
     """The cache that is asked for; None where its folder does not exist, since looking should not create one."""
     folder: Path = arguments.dir or cache_location()
+    if not (folder / "cache.db").exists() and (folder / "jitinfer").is_dir():
+        folder = folder / "jitinfer"  # what was given to models as save_model_dir
     problem = folder_problem(folder)
     if problem is not None:
         raise CacheError(problem)
