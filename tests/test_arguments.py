@@ -9,7 +9,7 @@ import inspect
 import numpy
 import paddle
 import pytest
-from conftest import MLP, assert_same, compiled
+from reference import MLP, assert_same, compiled
 
 import jitinfer
 

@@ -4,7 +4,7 @@ import collections
 
 import paddle
 import pytest
-from conftest import MLP, assert_same, compiled
+from reference import MLP, assert_same, compiled
 
 import jitinfer
 

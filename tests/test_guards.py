@@ -7,7 +7,7 @@ import weakref
 import numpy
 import paddle
 import pytest
-from conftest import MLP, assert_same, compiled
+from reference import MLP, assert_same, compiled
 
 import jitinfer
 

@@ -2,8 +2,8 @@
 
 import paddle
 import pytest
-from conftest import assert_same, compiled
 from models import BUILDERS, build, dit, sd3, vae_decode
+from reference import assert_same, compiled
 
 import jitinfer
 

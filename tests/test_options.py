@@ -5,7 +5,7 @@ import logging
 
 import paddle
 import pytest
-from conftest import MLP, assert_same
+from reference import MLP, assert_same
 
 import jitinfer
 from jitinfer.engines import paddle as paddle_engine

@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 import paddle
-from conftest import MLP
+from reference import MLP
 
 import jitinfer
 from jitinfer.cache import Cache, Key, cache_location

@@ -3,8 +3,8 @@
 import numpy
 import paddle
 import pytest
-from conftest import MLP, assert_same
 from models import build, dit, vae_decode
+from reference import MLP, assert_same
 
 import jitinfer
 from jitinfer.cache import Cache, cache_location

@@ -5,7 +5,7 @@ import sys
 
 import paddle
 import pytest
-from conftest import MLP, assert_same
+from reference import MLP, assert_same
 
 import jitinfer
 from jitinfer.frontend.sources import process_started, source_is_current
