@@ -62,9 +62,10 @@ class Call:
         """What the program is made for."""
         return self.dynamic or self.exact_types()
 
-    def run(self, tensors: Sequence[Any] | None = None) -> Any:
+    def run(self) -> Any:
         """The dynamic function on these arguments."""
-        return self._apply(self.function, self.tensors if tensors is None else tensors)
+        args, kwargs = self.signature.unbind(unflatten(self.tree, self.tensors))
+        return self.function(*self.receiver, *args, **kwargs)
 
     def run_symbolically(self, tensors: Sequence[Any]) -> Any:
         """The function on symbolic tensors, translated; for use inside a trace."""
@@ -78,10 +79,6 @@ class Call:
         values = unflatten(self.tree, tensors)
         args, kwargs = self.signature.unbind(values)
         return translated_root(target)(*before, *args, **{**keywords, **kwargs})
-
-    def _apply(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Any:
-        args, kwargs = self.signature.unbind(unflatten(self.tree, tensors))
-        return function(*self.receiver, *args, **kwargs)
 
 
 class Compiler:

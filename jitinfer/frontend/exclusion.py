@@ -23,6 +23,7 @@ class Exclusion:
         self._sharers = 0
         self._excluder = 0
         self._depth = 0
+        self._waiting = 0
         self._mine = threading.local()
 
     @contextmanager
@@ -38,7 +39,7 @@ class Exclusion:
         depth = getattr(self._mine, "shares", 0)
         if depth == 0 and self._excluder != threading.get_ident():
             with self._condition:
-                while self._excluder:
+                while self._excluder or self._waiting:  # sharers that keep coming must not keep a trace waiting
                     self._condition.wait()
                 self._sharers += 1
             self._mine.counted = True
@@ -75,8 +76,10 @@ class Exclusion:
         me = threading.get_ident()
         with self.released():
             with self._condition:
+                self._waiting += 1
                 while self._excluder not in (0, me) or (self._sharers and self._excluder != me):
                     self._condition.wait()
+                self._waiting -= 1
                 self._excluder = me
                 self._depth += 1
             try:

@@ -17,6 +17,8 @@ from typing import Any
 from jitinfer.frontend.state import code_digest
 
 _IMPORTED = time.time()
+_NO_IMPORT_YET = 0.05
+"""Seconds after its start in which a process has not imported Paddle, let alone a model; more than the clocks' error."""
 
 
 def source_is_current(function: Any) -> bool:
@@ -50,7 +52,7 @@ def _digests(text: str, path: str) -> dict[tuple[str, int], set[str]]:
 def unchanged_since_start(path: str) -> bool:
     """Whether a file is as old as this process, so that what was imported from it is what it says."""
     try:
-        return os.stat(path).st_mtime <= process_started()
+        return os.stat(path).st_mtime <= process_started() + _NO_IMPORT_YET
     except OSError:
         return False
 
@@ -60,7 +62,7 @@ def process_started() -> float:
     """Seconds since the epoch; where the system does not tell, the time when this library was imported."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-        return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, StopIteration, IndexError, ValueError):
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - (uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError):
         return _IMPORTED

@@ -17,13 +17,15 @@ import operator
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import paddle
 
 from jitinfer.frontend.tree import guard_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 _DEEPEST = 24
 _MOST_OBJECTS = 200_000
@@ -436,7 +438,7 @@ class _Walk:
                 if key == INSTANCES:
                     continue
                 self._add(f"{path}.{key}", attributes, key, item, depth)
-        if isinstance(value, Mapping) and isinstance(value, dict):
+        if isinstance(value, dict):
             for key in value:
                 self._add(f"{path}[{key!r}]", value, key, dict.__getitem__(value, key), depth)
         if not isinstance(value, type):
