@@ -123,6 +123,7 @@ class Compiler:
         if self.options.fallback == "error":
             raise error
         specialization.executable = None
+        specialization.simple = False
         specialization.weights = None
         specialization.note = str(error)
         specialization.stateful |= isinstance(error, StatefulError)

@@ -108,14 +108,22 @@ class CompiledFunction:
         dynamic = dynamic_types(core.shapes, tree, signature, tensors) if core.shapes else None
         if dynamic is not None and (tree, dynamic, around) in instance.untraceable:
             dynamic = None
-        call = Call(core.function, self._receiver, signature, tree, tensors, [], dynamic)
         key = (observation.digest, tree, dynamic or forms(tensors), around)
-        specialization = instance.specializations.get(key)
-        if specialization is None:
-            specialization = instance.specializations.get((ANY_STATE, *key[1:]))
-            if specialization is None:
+        found = instance.specializations.get(key)
+        if found is not None and found.observed is observation and found.simple:
+            found.calls += 1
+            if len(instance.specializations) > 1:
+                instance.touch(found)
+            try:
+                return found.run(tensors)
+            except EngineError as error:
+                core.compiler.fall_back(found, error)
+        call = Call(core.function, self._receiver, signature, tree, tensors, [], dynamic)
+        if found is None:
+            found = instance.specializations.get((ANY_STATE, *key[1:]))
+            if found is None:
                 return self._first(instance, call, key, anchored)
-        return self._run(instance, specialization, call, key, anchored)
+        return self._run(instance, found, call, key, anchored)
 
     # -- picking -------------------------------------------------------------------------------------------------
 
@@ -227,6 +235,8 @@ class CompiledFunction:
         specialization.key = (digest, *key[1:])
         instance.specializations[specialization.key] = specialization
         specialization.calls = 1
+        checks = specialization.verified_shapes is not None or self._core.options.verify == "always"
+        specialization.simple = specialization.executable is not None and not checks
         self._evict(instance)
         if reference.evaluation is not None:
             evaluation = reference.evaluation

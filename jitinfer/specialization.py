@@ -25,7 +25,8 @@ logger = logging.getLogger("jitinfer")
 class Specialization:
     """`executable` is None where the dynamic function itself runs, and `note` says why.
 
-    `verified_shapes` are the input shapes for which the results have been verified; None: the program has no others.
+    `simple`: a call has nothing to do but run. `verified_shapes`: the input shapes for which the results have been
+    verified; None: the program has no others.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Specialization:
     origin: str = ""
     note: str = ""
     stateful: bool = False
+    simple: bool = False
     key: Any = None
     observed: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

@@ -112,8 +112,12 @@ def create_predictor(program: str, parameters: str, configuration: Configuration
     if not configuration.optimise:
         config.set_optimization_level(0)
         config.enable_custom_passes([], True)
-    with standard_output_kept_clean(configuration.debug), math_threads_kept():
-        return paddle.inference.create_predictor(config)
+    threads = math_threads()
+    try:
+        with standard_output_kept_clean(configuration.debug):
+            return paddle.inference.create_predictor(config)
+    finally:
+        restore_math_threads(threads)
 
 
 _OUTPUT = threading.Lock()
@@ -147,16 +151,16 @@ def _openmp() -> Any:
         return None
 
 
-class math_threads_kept:  # noqa: N801 - reads as a statement, and is cheaper than a generator
+def math_threads() -> int:
+    """Threads that Paddle's mathematics uses now in this process; 0 where that cannot be told."""
+    library = _openmp()
+    return int(library.omp_get_max_threads()) if library is not None else 0
+
+
+def restore_math_threads(before: int) -> None:
     """A predictor leaves the process's mathematics on one thread: put back what the user had."""
-
-    def __enter__(self) -> None:
-        library = _openmp()
-        self._before = library.omp_get_max_threads() if library is not None else 0
-
-    def __exit__(self, *_: object) -> None:
-        if self._before and _openmp().omp_get_max_threads() != self._before:
-            core.set_num_threads(self._before)
+    if before and math_threads() != before:
+        core.set_num_threads(before)
 
 
 class PaddleExecutable:
@@ -188,11 +192,13 @@ class PaddleExecutable:
         with self._turn:
             if self._predictor is None:
                 raise EngineError(f"{self._name}: its last refresh of the weights failed")
+            threads = math_threads()
             try:
-                with math_threads_kept():
-                    results = self._predictor.run([contiguous(tensor) for tensor in tensors])
+                results = self._predictor.run([contiguous(tensor) for tensor in tensors])
             except Exception as error:
                 raise EngineError(f"{self._name}: {self.description} failed: {last_line(error)}") from error
+            finally:
+                restore_math_threads(threads)
             return [result.clone() for result in results]
 
 

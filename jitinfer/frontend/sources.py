@@ -18,7 +18,7 @@ from jitinfer.frontend.state import code_digest
 
 _IMPORTED = time.time()
 _NO_IMPORT_YET = 0.05
-"""Seconds after its start in which a process has not imported Paddle, let alone a model; more than the clocks' error."""
+"""Seconds after its start in which a process has imported no model yet; more than the error of the clocks."""
 
 
 def source_is_current(function: Any) -> bool:

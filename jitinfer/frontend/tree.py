@@ -36,6 +36,10 @@ class TensorLeaf:
     index: int
 
 
+_LEAVES = tuple(TensorLeaf(position) for position in range(256))
+"""Made once: leaves are made at every call."""
+
+
 @dataclass(frozen=True)
 class Guard:
     """A leaf that is compiled in. `identity` tells apart what `value` alone would not (types, signs of zero)."""
@@ -127,7 +131,8 @@ def flatten_results(value: Any, tensor_types: tuple[type, ...]) -> tuple[Tree, l
 def _flatten(value: Any, name: str, tensors: _Leaves, tensor_types: type | tuple[type, ...]) -> Tree:
     if isinstance(value, tensor_types):
         tensors.append(value)
-        return TensorLeaf(len(tensors) - 1)
+        position = len(tensors) - 1
+        return _LEAVES[position] if position < len(_LEAVES) else TensorLeaf(position)
     kind = type(value)
     if kind is list or kind is tuple:
         return Branch(kind, (), tuple(_flatten(v, f"{name}[{i}]", tensors, tensor_types) for i, v in enumerate(value)))
