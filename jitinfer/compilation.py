@@ -314,7 +314,7 @@ def _function_digest(function: Any) -> str:
     if code is None:
         raise NotStorableError("it is not a plain Python function")
     try:
-        source = inspect.getsource(code)
+        source = inspect.getsource(inspect.unwrap(function))  # of the code object, it would search all modules
     except (OSError, TypeError):  # typed in at a prompt
         source = ""
     return hashlib.sha256((code_digest(code) + source).encode()).hexdigest()

@@ -28,7 +28,7 @@ def source_is_current(function: Any) -> bool:
     if code is None:
         return False
     try:
-        lines, _ = inspect.findsource(code)
+        lines, _ = inspect.findsource(function)  # of the code object, it would search all modules
     except (OSError, TypeError):
         return False
     return code_digest(code) in _digests("".join(lines), code.co_filename).get((code.co_name, code.co_firstlineno), ())
