@@ -15,11 +15,15 @@ class MLP(paddle.nn.Layer):
         self.second = paddle.nn.Linear(2 * width, width)
         self.scale = scale
         self.flags = {"negate": False}
+        self.words = {"single"}
+        self.factors = [1.0]
+        self.array = numpy.ones(1)
 
     def forward(self, x, residual=True):
         y = self.second(paddle.nn.functional.gelu(self.first(x))) * self.scale
         if self.flags["negate"]:
             y = -y
+        y = y * (2.0 if "double" in self.words else 1.0) * sum(self.factors) * float(self.array[0])
         return x + y if residual else y
 
 

@@ -70,11 +70,14 @@ def test_a_changed_closure():
         lambda m: setattr(m, "scale", 3.0),
         lambda m: m.flags.update(negate=True),
         lambda m: setattr(m, "flags", {"negate": True}),
+        lambda m: m.words.add("double"),
+        lambda m: m.factors.append(3.0),
+        lambda m: m.array.fill(2.0),
         lambda m: setattr(m, "second", paddle.nn.Linear(16, 8, bias_attr=False)),
         lambda m: setattr(m, "first", paddle.nn.Sequential(paddle.nn.Linear(8, 16), paddle.nn.ReLU())),
         lambda m: m.first.register_forward_post_hook(lambda layer, args, out: out * 2),
     ],
-    ids=["attribute", "dict-in-place", "dict-replaced", "sublayer", "sublayer-class", "hook"],
+    ids=["attribute", "dict-in-place", "dict-replaced", "set", "list", "array", "sublayer", "sublayer-class", "hook"],
 )
 def test_a_changed_layer(mlp, change):
     jitinfer.inference(mlp)

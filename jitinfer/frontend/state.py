@@ -110,6 +110,19 @@ class _WatchSequence:
         return len(self.container) == len(self.values) and all(map(operator.is_, self.container, self.values))
 
 
+class _WatchSet:
+    """The members of one set."""
+
+    __slots__ = ("container", "values")
+
+    def __init__(self, container: set[Any]) -> None:
+        self.container = container
+        self.values = frozenset(container)
+
+    def unchanged(self) -> bool:
+        return len(self.container) == len(self.values) and self.container == self.values
+
+
 class _WatchCell:
     """What a closure's cell holds, by identity."""
 
@@ -213,6 +226,9 @@ class Observation:
             elif isinstance(watch, _WatchSequence):
                 changed.append(f"a list of {len(watch.values)} items")
                 undo.append(_restore_sequence(watch))
+            elif isinstance(watch, _WatchSet):
+                changed.append(f"a set of {len(watch.values)} members")
+                undo.append(_restore_set(watch))
             else:
                 changed.append("a variable of the enclosing function")
                 undo.append(_restore_cell(watch))
@@ -248,6 +264,14 @@ def _restore_mapping(watch: _Watch, before: dict[Any, Any]) -> Callable[[], None
 def _restore_sequence(watch: _WatchSequence) -> Callable[[], None]:
     def restore() -> None:
         watch.container[:] = watch.values
+
+    return restore
+
+
+def _restore_set(watch: _WatchSet) -> Callable[[], None]:
+    def restore() -> None:
+        watch.container.clear()
+        watch.container.update(watch.values)
 
     return restore
 
@@ -321,6 +345,8 @@ class _Walk:
 
     def _set(self, path: str, value: Any, depth: int) -> None:
         self.result.facts[path] += " " + repr(sorted(map(repr, value)))
+        if isinstance(value, set):
+            self.result.watches.append(_WatchSet(value))
 
     def _array(self, path: str, value: Any, depth: int) -> None:
         content = hashlib.sha256(value.tobytes()).hexdigest() if value.nbytes <= _SMALL_ARRAY else "large"
