@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -116,7 +117,7 @@ class Bisection:
         return self.fails(configuration)
 
 
-class Search(Generic[E]):
+class Search(ABC, Generic[E]):
     """One engine's search for one program. Subclasses say how to try a configuration and how to build with it."""
 
     def __init__(self, request: Request, candidates: list[Configuration], environment: Mapping[str, Any]) -> None:
@@ -134,21 +135,21 @@ class Search(Generic[E]):
             },
         )
 
+    @abstractmethod
     def attempt(self, configuration: Configuration) -> Outcome:
         """Try it out of process. Never raises."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expected(self) -> list[Any]:
         """The dynamic function's results, as arrays."""
-        raise NotImplementedError
 
+    @abstractmethod
     def accept(self, configuration: Configuration) -> tuple[E, float]:
         """Build in this process, run, compare. Raises EngineError or VerificationError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, verdict: Verdict) -> E:
         """Build in this process what was found right before. Raises EngineError."""
-        raise NotImplementedError
 
     def find(self) -> tuple[E, Verdict]:
         """The executable and the verdict, from the cache if it is there.
