@@ -21,7 +21,7 @@ from jitinfer.engines import engine_for
 from jitinfer.engines.protocol import Request
 from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.frontend.capture import Reference, rebuilds
-from jitinfer.frontend.program import Program, TensorType
+from jitinfer.frontend.program import Program
 from jitinfer.frontend.sources import unchanged_since_start
 from jitinfer.frontend.structure import NotStorableError, from_json, key_document, to_json
 from jitinfer.frontend.tracing import StatefulError, Trace, UntraceableError, trace, type_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from jitinfer.frontend.signature import Signature
     from jitinfer.frontend.state import Observation
+    from jitinfer.graph.types import TensorType
     from jitinfer.options import Options
 
 logger = logging.getLogger("jitinfer")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import paddle
 from paddle.base import framework
 
-from jitinfer.frontend.program import TensorType
 from jitinfer.frontend.tracing import type_of
 from jitinfer.frontend.tree import tensor_names
+from jitinfer.graph.types import TensorType
 
 if TYPE_CHECKING:
     from collections import OrderedDict

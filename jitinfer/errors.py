@@ -27,6 +27,14 @@ class TraceError(JitinferError):
     """The function cannot be turned into a static program."""
 
 
+class GraphError(JitinferError):
+    """A graph that does not fit together: an op's operands, a name, its text; the message names op and shapes."""
+
+
+class PassError(JitinferError):
+    """A pass that is not known, or that broke the graph it was given."""
+
+
 class EngineError(JitinferError):
     """An engine cannot compile or run a program."""
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jitinfer.engines.protocol import Executable
-    from jitinfer.frontend.program import Program, TensorType
+    from jitinfer.frontend.program import Program
     from jitinfer.frontend.weights import Weights
+    from jitinfer.graph.types import TensorType
 
 logger = logging.getLogger("jitinfer")
 

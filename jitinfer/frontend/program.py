@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-
-@dataclass(frozen=True)
-class TensorType:
-    """`shape`: -1 where a dimension may change; `dtype`: Paddle's name, such as "float32"."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('?' if dim < 0 else str(dim) for dim in self.shape)}]"
+from jitinfer.graph.types import TensorType
 
 
 @dataclass(frozen=True)

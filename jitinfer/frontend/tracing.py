@@ -17,10 +17,11 @@ from paddle.static import pir_io
 from jitinfer.errors import TraceError
 from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
-from jitinfer.frontend.program import Program, TensorType, parameter_name
+from jitinfer.frontend.program import Program, parameter_name
 from jitinfer.frontend.rounding import rounding_of
 from jitinfer.frontend.translator import current_sources_only, distinct_names, quiet_translator, refresh_translations
 from jitinfer.frontend.tree import Tree, flatten_results
+from jitinfer.graph.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

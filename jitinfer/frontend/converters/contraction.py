@@ -1,0 +1,79 @@
+"""Matrix products, reductions and norms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.frontend.converters.pointwise import promoted
+from jitinfer.frontend.converters.registry import CONVERTERS, Converter, PirOp, converter, known_integers, supported
+from jitinfer.graph import ops
+
+if TYPE_CHECKING:
+    from jitinfer.frontend.importing import Importer
+
+
+@converter("matmul")
+def matmul(importer: Importer, op: PirOp, x: Any, y: Any) -> Any:
+    x, y = promoted(x, y)
+    transposed = {"transpose_x": op.attributes["transpose_x"], "transpose_y": op.attributes["transpose_y"]}
+    return ops.matmul(x, y, **transposed)
+
+
+@converter("bmm", "mm")
+def bmm(importer: Importer, op: PirOp, x: Any, y: Any) -> Any:
+    return ops.matmul(x, y)
+
+
+def _reduction(name: str) -> Converter:
+    def convert(importer: Importer, op: PirOp, x: Any, axes: Any = None) -> Any:
+        chosen = op.attributes.get("axis", ()) if axes is None else known_integers(importer, axes)
+        chosen = [chosen] if isinstance(chosen, int) else chosen
+        rank = len(x.shape)
+        over = tuple(axis % rank for axis in chosen) or tuple(range(rank))
+        wanted = op.results[0][1]
+        if wanted is not None and wanted.dtype != x.dtype and name in ("sum", "prod"):
+            x = ops.cast(x, dtype=wanted.dtype)
+        return getattr(ops, name)(x, axes=over, keepdims=op.attributes["keepdim"])
+
+    return convert
+
+
+for _name in ("sum", "mean", "max", "min", "any", "all", "prod"):
+    CONVERTERS["pd_op." + _name] = _reduction(_name)
+
+
+@converter("argmax", "argmin")
+def argmax(importer: Importer, op: PirOp, x: Any, axis: Any) -> Any:
+    keepdims, along = op.attributes["keepdims"], known_integers(importer, axis)[0]
+    if op.attributes["flatten"]:
+        supported(not keepdims, "an index into all elements that keeps dims")
+        x, along = ops.reshape(x, shape=(x.type.size,)), 0
+    function = getattr(ops, op.name.removeprefix("pd_op."))
+    return function(x, axis=along % len(x.shape), keepdims=keepdims, dtype=op.attributes["dtype"])
+
+
+@converter("softmax")
+def softmax(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.softmax(x, axis=op.attributes["axis"] % max(len(x.shape), 1))
+
+
+@converter("layer_norm")
+def layer_norm(importer: Importer, op: PirOp, x: Any, scale: Any, bias: Any) -> Any:
+    first = op.attributes["begin_norm_axis"]
+    shape = x.shape[first:]
+    shaped = [None if each is None else ops.reshape(each, shape=shape) for each in (scale, bias)]
+    return [ops.layer_norm(x, *shaped, axes=len(shape), epsilon=op.attributes["epsilon"]), None, None]
+
+
+@converter("rms_norm")
+def rms_norm(importer: Importer, op: PirOp, x: Any, bias: Any, residual: Any, scale: Any, norm_bias: Any) -> Any:
+    supported(bias is None and residual is None and op.attributes["quant_scale"] <= 0, "a fused residual or quantiser")
+    supported(op.attributes["begin_norm_axis"] == len(x.shape) - 1, "a norm over several axes")
+    return [ops.rms_norm(x, scale, norm_bias, axes=1, epsilon=op.attributes["epsilon"]), None, None]
+
+
+@converter("group_norm")
+def group_norm(importer: Importer, op: PirOp, x: Any, scale: Any, bias: Any) -> Any:
+    supported(op.attributes["data_format"] in ("NCHW", "NCL", "NCDHW"), "channels in the last place")
+    y = ops.group_norm(x, scale, bias, groups=op.attributes["groups"], epsilon=op.attributes["epsilon"])
+    return [y, None, None]

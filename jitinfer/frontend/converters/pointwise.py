@@ -1,0 +1,168 @@
+"""Pointwise operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.frontend.converters.registry import CONVERTERS, Converter, PirOp, converter, supported
+from jitinfer.graph import ops
+from jitinfer.graph.types import FLOATING
+
+if TYPE_CHECKING:
+    from jitinfer.frontend.importing import Importer
+
+_SAME = "abs ceil cos erf exp floor log log1p round rsqrt sigmoid sign sin sqrt tanh logical_not relu silu"
+_RENAMED = {"swish": "silu", "isnan": "isnan", "isfinite": "isfinite"}
+_BINARY = {
+    "add": "add",
+    "subtract": "subtract",
+    "multiply": "multiply",
+    "divide": "divide",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "floor_divide": "floor_divide",
+    "remainder": "remainder",
+    "elementwise_pow": "power",
+    "equal": "equal",
+    "not_equal": "not_equal",
+    "less_than": "less",
+    "less_equal": "less_equal",
+    "greater_than": "greater",
+    "greater_equal": "greater_equal",
+    "logical_and": "logical_and",
+    "logical_or": "logical_or",
+    "logical_xor": "logical_xor",
+    "bitwise_and": "bitwise_and",
+    "bitwise_or": "bitwise_or",
+    "bitwise_xor": "bitwise_xor",
+}
+_ORDER = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+
+
+def _unary(name: str) -> Converter:
+    def convert(importer: Importer, op: PirOp, x: Any) -> Any:
+        floating = x.dtype in FLOATING or name in ("abs", "sign", "logical_not", "relu", "isnan", "isfinite")
+        return getattr(ops, name)(x if floating else ops.cast(x, dtype="float32"))
+
+    return convert
+
+
+def _binary(name: str) -> Converter:
+    def convert(importer: Importer, op: PirOp, x: Any, y: Any) -> Any:
+        x, y = promoted(x, y)
+        if name == "divide" and x.dtype not in FLOATING:
+            supported(op.results[0][1] is not None and op.results[0][1].dtype in FLOATING, "a division of integers")
+        return getattr(ops, name)(x, y)
+
+    return convert
+
+
+def promoted(x: Any, y: Any) -> tuple[Any, Any]:
+    """Both in the wider of their dtypes; a floating one is wider than any integer."""
+    if x.dtype == y.dtype:
+        return x, y
+    supported(x.dtype in _ORDER and y.dtype in _ORDER, f"{x.dtype} together with {y.dtype}")
+    supported({x.dtype, y.dtype} != {"float16", "bfloat16"}, "float16 together with bfloat16")
+    wider = max(x.dtype, y.dtype, key=_ORDER.index)
+    return tuple(each if each.dtype == wider else ops.cast(each, dtype=wider) for each in (x, y))
+
+
+for _name in _SAME.split():
+    CONVERTERS["pd_op." + _name] = _unary(_name)
+for _paddle, _name in _RENAMED.items():
+    CONVERTERS["pd_op." + _paddle] = _unary(_name)
+for _paddle, _name in _BINARY.items():
+    CONVERTERS["pd_op." + _paddle] = _binary(_name)
+
+
+@converter("scale")
+def scale(importer: Importer, op: PirOp, x: Any, factor: Any) -> Any:
+    """x * scale + bias, or (x + bias) * scale, in the dtype of x."""
+    by = importer.number(factor)
+    bias = op.attributes["bias"]
+    if x.dtype not in FLOATING:
+        supported(by is not None and by == int(by) and bias == int(bias), "a fraction of integers")
+    factor = ops.reshape(ops.cast(factor, dtype=x.dtype), shape=()) if by is None else by
+    integral = x.dtype not in FLOATING
+    by_, plus = (int(by) if by is not None and integral else factor), (int(bias) if integral else bias)
+    if op.attributes["bias_after_scale"]:
+        y = x if by == 1.0 else x * by_
+        return y if bias == 0.0 else y + plus
+    y = x if bias == 0.0 else x + plus
+    return y if by == 1.0 else y * by_
+
+
+@converter("cast")
+def cast(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.cast(x, dtype=op.attributes["dtype"])
+
+
+@converter("pow")
+def power(importer: Importer, op: PirOp, x: Any) -> Any:
+    exponent = float(op.attributes["y"])
+    if exponent == 2.0:
+        return x * x
+    return x**exponent
+
+
+@converter("square")
+def square(importer: Importer, op: PirOp, x: Any) -> Any:
+    return x * x
+
+
+@converter("reciprocal")
+def reciprocal(importer: Importer, op: PirOp, x: Any) -> Any:
+    return 1.0 / x
+
+
+@converter("gelu")
+def gelu(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.gelu(x, approximate="tanh" if op.attributes["approximate"] else "none")
+
+
+@converter("leaky_relu")
+def leaky_relu(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.leaky_relu(x, negative_slope=op.attributes["negative_slope"])
+
+
+@converter("relu6")
+def relu6(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.clip(x, low=0.0, high=6.0)
+
+
+@converter("hardswish")
+def hardswish(importer: Importer, op: PirOp, x: Any) -> Any:
+    return x * ops.clip(x + 3.0, low=0.0, high=6.0) / 6.0
+
+
+@converter("hardsigmoid")
+def hardsigmoid(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.clip(x * op.attributes["slope"] + op.attributes["offset"], low=0.0, high=1.0)
+
+
+@converter("where")
+def where(importer: Importer, op: PirOp, condition: Any, x: Any, y: Any) -> Any:
+    return ops.where(condition, *promoted(x, y))
+
+
+@converter("clip")
+def clip(importer: Importer, op: PirOp, x: Any, low: Any, high: Any) -> Any:
+    bounds = importer.number(low), importer.number(high)
+    supported(None not in bounds, "bounds that depend on data")
+    return ops.clip(x, low=bounds[0], high=bounds[1])
+
+
+@converter("dropout")
+def dropout(importer: Importer, op: PirOp, x: Any, seed: Any, p: Any) -> Any:
+    """What it does in eval mode: nothing, or a multiplication by the share that training keeps."""
+    supported(op.attributes["is_test"], "dropout while training")
+    if op.attributes["mode"] == "upscale_in_train":
+        return x
+    dropped = importer.number(p)
+    supported(dropped is not None, "a probability that depends on data")
+    return x if dropped is None else x * (1.0 - dropped)
+
+
+@converter("assign", "share_data", "assign_out", "memcpy_h2d", "memcpy_d2h")
+def assign(importer: Importer, op: PirOp, x: Any, *_: Any) -> Any:
+    return x

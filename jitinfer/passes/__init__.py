@@ -1,0 +1,37 @@
+"""Passes: a graph -> a better graph that computes the same."""
+
+from jitinfer.passes import (
+    eliminate_dead_nodes,
+    fold_constants,
+    fuse_attention,
+    fuse_linear,
+    fuse_norms,
+    merge_duplicates,
+    simplify,
+)
+from jitinfer.passes.pattern import Match, constant, either, maybe
+from jitinfer.passes.pipeline import Report, Step, default, run_passes
+from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, pass_named, register
+
+__all__ = [
+    "GraphPass",
+    "Match",
+    "Report",
+    "RewritePass",
+    "Step",
+    "constant",
+    "default",
+    "either",
+    "eliminate_dead_nodes",
+    "fold_constants",
+    "fuse_attention",
+    "fuse_linear",
+    "fuse_norms",
+    "graph_pass",
+    "maybe",
+    "merge_duplicates",
+    "pass_named",
+    "register",
+    "run_passes",
+    "simplify",
+]

@@ -1,0 +1,59 @@
+"""fuse_linear: a matmul by a matrix, with what follows it, becomes one GEMM with an epilogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jitinfer.graph.arithmetic import ops
+from jitinfer.passes.pattern import Match, either
+from jitinfer.passes.rewrite import RewritePass, graph_pass
+
+ACTIVATIONS = ("gelu", "silu", "relu", "leaky_relu", "sigmoid")
+"""The ops that a GEMM's epilogue can apply."""
+
+
+@graph_pass("form_linear")
+class FormLinear(RewritePass):
+    """matmul(x [..., K], weight [K, N] or, transposed, [N, K])  ->  linear(x, weight)"""
+
+    def pattern(self, x: Any, weight: Any) -> Any:
+        return ops.matmul(x, weight, transpose_x=False)
+
+    def where(self, m: Match) -> bool:
+        return len(m.weight.shape) == 2 and len(m.x.shape) >= 2
+
+    def replace(self, m: Match) -> Any:
+        return ops.linear(m.x, m.weight, transpose_weight=m.matmul.transpose_y)
+
+
+@graph_pass("fuse_linear_bias")
+class FuseLinearBias(RewritePass):
+    """linear(x, weight) + bias [N]  ->  linear(x, weight, bias)"""
+
+    def pattern(self, x: Any, weight: Any, bias: Any) -> Any:
+        return ops.linear(x, weight, activation="none") + bias
+
+    def where(self, m: Match) -> bool:
+        linear = m.linear
+        return len(m.weight.shape) == 2 and m.bias.shape == linear.output.shape[-1:] and len(linear.inputs) == 2
+
+    def replace(self, m: Match) -> Any:
+        return ops.linear(m.x, m.weight, m.bias, **m.linear.attributes)
+
+
+@graph_pass("fuse_linear_activation")
+class FuseLinearActivation(RewritePass):
+    """activation(linear(x, weight, bias))  ->  linear(x, weight, bias, activation)"""
+
+    def pattern(self, x: Any, weight: Any, bias: Any) -> Any:
+        product = either(ops.linear(x, weight, bias, activation="none"), ops.linear(x, weight, activation="none"))
+        return either(*(getattr(ops, name)(product, label="activation") for name in ACTIVATIONS))
+
+    def replace(self, m: Match) -> Any:
+        attributes = dict(m.linear.attributes)
+        name = m.activation.op.name
+        if name == "leaky_relu":
+            attributes["negative_slope"] = m.activation.negative_slope
+        if name == "gelu" and m.activation.approximate == "tanh":
+            name = "gelu_tanh"
+        return ops.linear(m.x, m.weight, m.bias, **{**attributes, "activation": name})

@@ -1,0 +1,97 @@
+"""Passes in order, and what each of them did."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jitinfer.errors import GraphError, PassError
+from jitinfer.graph.text import to_text
+from jitinfer.passes.rewrite import pass_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.graph.graph import Graph
+
+DEFAULT = (
+    "eliminate_dead_nodes",
+    "fold_constants",
+    "merge_duplicates",
+    "simplify",
+    "form_layer_norm",
+    "form_rms_norm",
+    "fuse_norm_scale",
+    "fuse_norm_bias",
+    "fuse_adaptive_layer_norm",
+    "fuse_gated_residual_norm",
+    "fuse_group_norm_silu",
+    "fuse_attention",
+    "form_linear",
+    "fuse_linear_bias",
+    "fuse_swiglu",
+    "fuse_linear_activation",
+    "simplify",
+    "merge_duplicates",
+    "eliminate_dead_nodes",
+)
+
+
+def default() -> list[str]:
+    """The names of the passes that run on every graph, in order; a list of the caller's own."""
+    return list(DEFAULT)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one pass did: places changed, seconds, and the graphs before and after."""
+
+    name: str
+    changes: int
+    seconds: float
+    before: Graph
+    after: Graph
+
+    def diff(self) -> str:
+        """The change as a unified diff of the graphs' text, with the model's lines; "" if nothing changed."""
+        if self.before is self.after:
+            return ""
+        before, after = (to_text(graph, constants=False).splitlines() for graph in (self.before, self.after))
+        return "\n".join(difflib.unified_diff(before, after, "before", "after " + self.name, n=0, lineterm=""))
+
+    def __str__(self) -> str:
+        nodes = f"{len(self.before.nodes)} -> {len(self.after.nodes)} nodes"
+        return f"{self.name:28} {self.changes:6} changes  {nodes:20} {1e3 * self.seconds:8.1f} ms"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a pipeline did, pass by pass."""
+
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.steps))
+
+
+def run_passes(graph: Graph, names: Sequence[str] | None = None, *, check: bool = False) -> tuple[Graph, Report]:
+    """The graph after the passes `names` (None: `default()`), and what each did.
+
+    check: check the graph after each pass; an error then names the pass that broke it.
+    Raises PassError for an unknown name, before any pass has run.
+    """
+    passes = [pass_named(name) for name in (DEFAULT if names is None else names)]
+    steps = []
+    for each in passes:
+        started = time.perf_counter()
+        after, changes = each.run(graph)
+        if check:
+            try:
+                after.check()
+            except GraphError as error:
+                raise PassError(f"{each.name} broke the graph: {error}") from error
+        steps.append(Step(each.name, changes, time.perf_counter() - started, graph, after))
+        graph = after
+    return graph, Report(tuple(steps))

@@ -1,0 +1,125 @@
+"""Traced programs as graphs: the same results, and one spelling for what Paddle spells in many ways."""
+
+import numpy
+import paddle
+import pytest
+from graphs import imported
+from models import BUILDERS, build
+from paddle.nn import functional
+
+from jitinfer.frontend.importing import import_program
+from jitinfer.frontend.tracing import trace
+from jitinfer.graph import TensorType, evaluate
+from jitinfer.passes import default, run_passes
+
+NOT_CONVERTED_YET = {"large_dit": {"pd_op.as_complex", "pd_op.as_real", "pd_op.einsum"}}
+
+
+@pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
+def test_a_model_as_a_graph(builder):
+    """Equal to the dynamic model: as imported, after each pass alone, and after all of them."""
+    case = build(builder)
+    found = imported(case.function, case.tensors, case.arguments, case.layer)
+    found.graph.check()
+    assert found.opaque == NOT_CONVERTED_YET.get(builder.__name__, set())
+    if found.opaque:
+        run_passes(found.graph, check=True)
+        return
+    assert found.error_of(found.graph) <= 1e-4
+    for name in sorted(set(default())):
+        alone, _ = run_passes(found.graph, [name], check=True)
+        assert found.error_of(alone) <= 1e-4, name
+    after, _ = run_passes(found.graph, check=True)
+    assert found.error_of(after) <= 1e-4
+
+
+def x(*shape):
+    return paddle.randn(list(shape))
+
+
+SPELLINGS = {
+    "scale and shift": (
+        lambda a: paddle.scale(a, 2.0, 1.0) + paddle.scale(a, 3.0, 0.5, bias_after_scale=False),
+        [x(3, 4)],
+    ),
+    "scale of integers": (lambda a: a * 3 + 1, [paddle.arange(6)]),
+    "squeeze and unsqueeze": (lambda a: paddle.unsqueeze(paddle.squeeze(a, [1]), [0, -1]), [x(2, 1, 3)]),
+    "flatten": (lambda a: paddle.flatten(a, 1, 2), [x(2, 3, 4, 5)]),
+    "reshape with 0 and -1": (lambda a: paddle.reshape(a, [0, -1, 2]), [x(2, 3, 4)]),
+    "reshape by its own shape": (lambda a: a.reshape([a.shape[0] * a.shape[1], -1]), [x(2, 3, 4)]),
+    "split": (lambda a: paddle.split(a, [1, -1, 2], axis=-1), [x(2, 7)]),
+    "chunk": (lambda a: paddle.chunk(a, 3, axis=1), [x(2, 6)]),
+    "unbind": (lambda a: paddle.unbind(a, axis=1), [x(2, 3, 4)]),
+    "stack": (lambda a, b: paddle.stack([a, b], axis=-1), [x(2, 3), x(2, 3)]),
+    "slices": (lambda a: (a[1:, ::2], a[:, -1], a[0], a[:, 5:1:-2], a[..., None]), [x(3, 7)]),
+    "expand": (lambda a: paddle.expand(a, [4, -1, 3]), [x(2, 1)]),
+    "tile": (lambda a: paddle.tile(a, [2, 1, 3]), [x(2, 3)]),
+    "repeat_interleave": (lambda a: paddle.repeat_interleave(a, 2, axis=1), [x(2, 3, 4)]),
+    "full_like": (lambda a: a + paddle.full_like(a, 2.5) + paddle.ones_like(a), [x(2, 3)]),
+    "tril and triu": (lambda a: (paddle.tril(a, 1), paddle.triu(a, -1)), [x(3, 4)]),
+    "powers": (lambda a: (a**2, a**3, paddle.square(a), paddle.reciprocal(a)), [x(3) + 3]),
+    "mixed dtypes": (lambda a, b: (a + b, b - a, a * b), [x(3, 4), x(4).astype("float64")]),
+    "activations": (
+        lambda a: [getattr(functional, n)(a) for n in ("hardswish", "hardsigmoid", "relu6", "silu", "swish", "gelu")],
+        [x(50) * 4],
+    ),
+    "reductions": (lambda a: (a.sum(), a.mean(1, keepdim=True), a.max(-1), (a > 0).any(), a.prod([0, 1])), [x(3, 4)]),
+    "sum of booleans": (lambda a: (a > 0).sum(1), [x(3, 4)]),
+    "argmax": (lambda a: (a.argmax(), a.argmax(1), a.argmin(0, keepdim=True)), [x(3, 4)]),
+    "where and clip": (lambda a, b: (paddle.where(a > 0, a, b), a.clip(-0.5, 0.5)), [x(3, 4), x(3, 4)]),
+    "gather": (
+        lambda a, i: (paddle.gather(a, i, axis=1), functional.embedding(i, a)),
+        [x(3, 4), paddle.to_tensor([2, 0])],
+    ),
+    "dropout in eval": (lambda a: functional.dropout(a, 0.5, training=False), [x(3, 4)]),
+    "dropout that scales in eval": (
+        lambda a: functional.dropout(a, 0.25, training=False, mode="downscale_in_infer"),
+        [x(3, 4)],
+    ),
+    "layer norm over two axes": (
+        lambda a, w, b: functional.layer_norm(a, [3, 4], w.flatten(), b.flatten()),
+        [x(2, 3, 4), x(3, 4), x(3, 4)],
+    ),
+    "nearest": (lambda a: functional.interpolate(a, scale_factor=2, mode="nearest"), [x(1, 2, 3, 4)]),
+    "convolution, SAME": (
+        lambda a, w: functional.conv2d(a, w, stride=2, padding="SAME"),
+        [x(1, 2, 7, 8), x(4, 2, 3, 3)],
+    ),
+    "products": (
+        lambda a, b: (a @ b, paddle.matmul(a, b.T, transpose_y=True), paddle.bmm(a[None], b[None])),
+        [x(2, 3), x(3, 4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings(name):
+    function, tensors = SPELLINGS[name]
+    names = function.__code__.co_varnames[: len(tensors)]
+    found = imported(function, dict(zip(names, tensors, strict=True)))
+    assert found.opaque == set()
+    assert found.error_of(found.graph) <= 1e-5
+    after, _ = run_passes(found.graph, check=True)
+    assert found.error_of(after) <= 1e-5
+
+
+def test_an_operator_without_a_converter_is_opaque():
+    found = imported(lambda a: paddle.linalg.inv(a) * 2.0, {"a": x(3, 3)})
+    assert found.opaque == {"pd_op.inverse"}
+    assert found.graph.outputs[0].shape == (3, 3)
+
+
+def test_dynamic_dims_are_filled_in():
+    """One trace, several graphs: shapes that the function asks for are those of the call."""
+
+    def function(tensors):
+        (a,) = tensors
+        sizes = paddle.shape(a)
+        return a.reshape([sizes[0] * sizes[1], -1]).sum(0)
+
+    found = trace(function, [TensorType((-1, 3, 4), "float32")])
+    for batch in (2, 5):
+        array = numpy.random.default_rng(0).standard_normal((batch, 3, 4)).astype("float32")
+        graph = import_program(found.program, [(batch, 3, 4)])
+        (result,) = evaluate(graph, [array])
+        numpy.testing.assert_allclose(result, array.reshape(-1, 4).sum(0), rtol=1e-5, atol=1e-5)
