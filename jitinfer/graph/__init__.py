@@ -7,6 +7,7 @@ from jitinfer.graph.evaluation import evaluate
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import Constant, Node, Origin, Value
 from jitinfer.graph.op import Kind, Op, op_named, register, table
+from jitinfer.graph.parser import parse
 from jitinfer.graph.text import to_text
 from jitinfer.graph.types import TensorType
 from jitinfer.graph.view import View
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate",
     "op_named",
     "ops",
+    "parse",
     "register",
     "table",
     "to_text",

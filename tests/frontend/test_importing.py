@@ -9,7 +9,7 @@ from paddle.nn import functional
 
 from jitinfer.frontend.importing import import_program
 from jitinfer.frontend.tracing import trace
-from jitinfer.graph import TensorType, evaluate
+from jitinfer.graph import TensorType, evaluate, parse
 from jitinfer.passes import default, run_passes
 
 NOT_CONVERTED_YET = {"large_dit": {"pd_op.as_complex", "pd_op.as_real", "pd_op.einsum"}}
@@ -21,6 +21,7 @@ def test_a_model_as_a_graph(builder):
     case = build(builder)
     found = imported(case.function, case.tensors, case.arguments, case.layer)
     found.graph.check()
+    assert parse(str(found.graph)).hash == found.graph.hash
     assert found.opaque == NOT_CONVERTED_YET.get(builder.__name__, set())
     if found.opaque:
         run_passes(found.graph, check=True)
@@ -30,6 +31,7 @@ def test_a_model_as_a_graph(builder):
         alone, _ = run_passes(found.graph, [name], check=True)
         assert found.error_of(alone) <= 1e-4, name
     after, _ = run_passes(found.graph, check=True)
+    assert parse(str(after)).hash == after.hash
     assert found.error_of(after) <= 1e-4
 
 
