@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import paddle
 import ppdiffusers
 from ppdiffusers.models.dit_llama import DiTLLaMA2DModel
@@ -16,6 +17,9 @@ from ppdiffusers.transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+# ppdiffusers sets numpy.bool to Python's bool, on which numpy.testing (and comparisons of bfloat16 arrays) fail.
+numpy.bool = numpy.bool_
 
 _EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 _spec = importlib.util.spec_from_file_location("random_models", _EXAMPLES / "random_models.py")

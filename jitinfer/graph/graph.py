@@ -67,6 +67,8 @@ class Graph:
         """Raises GraphError unless names are unique, every value is defined before it is used, and types fit."""
         if self.prologue is not None:
             self.prologue.check()
+            if self.prologue.prologue is not None:
+                raise GraphError("the prologue has a prologue")
             computed = [value.type for value in self.prologue.outputs]
             if computed != [value.type for value in self.parameters]:
                 raise GraphError("the prologue's outputs are not of the types of the parameters")
@@ -81,6 +83,8 @@ class Graph:
             check_node(node)
             for nested in nested_graphs(node):
                 nested.check()
+                if nested.prologue is not None:
+                    raise GraphError(f"{node.op.name} at {node.origin} holds a graph with a prologue")
             names.update(value.name for value in node.outputs)
             if defined.intersection(node.outputs):
                 raise GraphError(f"{node.op.name} at {node.origin} computes a value that is there already")
@@ -101,6 +105,10 @@ def nested_graphs(node: Node) -> Iterator[Graph]:
 
 def check_node(node: Node) -> None:
     """Raises GraphError unless the outputs have the types that follow from the inputs."""
+    for position, read in enumerate(node.inputs):
+        view = node.view(position)
+        if read is not None and view is not None and not view.within(read.type.size):
+            raise GraphError(f"{node.op.name} at {node.origin} reads {read} through {view}, beyond its elements")
     types = node.op.output_types(node.input_types(), node.attributes)
     if len(types) != len(node.outputs):
         raise GraphError(f"{node.op.name} has {len(types)} results, not {len(node.outputs)}")
@@ -111,3 +119,5 @@ def check_node(node: Node) -> None:
             raise GraphError(f"{node.op.name} gives {wanted}, not {value}")
         if store is not None and store.size != wanted.size:
             raise GraphError(f"{node.op.name} at {node.origin} stores {wanted} through the view {store}")
+        if store is not None and not (store.within(value.type.size) and store.distinct()):
+            raise GraphError(f"{node.op.name} at {node.origin} does not fill {value} through the view {store}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ class Constant:
 
     def __post_init__(self) -> None:
         array = numpy.array(self.array, order="C")  # a copy of its own, scalars included
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         array.setflags(write=False)
         object.__setattr__(self, "array", array)
 
@@ -68,8 +71,14 @@ class Constant:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of type and bytes."""
-        return hashlib.sha256(f"{self.type} ".encode() + self.array.tobytes()).hexdigest()
+        """SHA-256 of type and bytes, the same on every machine."""
+        return hashlib.sha256(f"{self.type} ".encode() + self.little_endian).hexdigest()
+
+    @property
+    def little_endian(self) -> bytes:
+        """The elements' bytes in row-major order, the least significant byte of each first."""
+        swapped = self.array if sys.byteorder == "little" else self.array.byteswap()
+        return swapped.tobytes()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self.digest == other.digest

@@ -12,6 +12,8 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy
+
 from jitinfer.errors import GraphError
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Op:
             value = attributes.get(name, default)
             if value is REQUIRED:
                 raise GraphError(f"{self.name} needs the attribute {name!r}")
-            completed[name] = tuple(value) if isinstance(value, list) else value
+            completed[name] = _plain(value)
         return completed
 
     def output_types(
@@ -132,6 +134,13 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+def _plain(value: Attribute) -> Attribute:
+    """Python's own numbers and tuples for NumPy's numbers and lists: equal attributes print and hash alike."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(each) for each in value)
+    return value.item() if isinstance(value, numpy.generic) else value
 
 
 class TypeMismatch(Exception):  # noqa: N818 (never leaves the house: `Op.output_types` makes a GraphError of it)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _TOKEN = re.compile(
-    r"""(?P<space>[ \n]+)|(?P<comment>\#[ ][^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<value>%[A-Za-z0-9_.]+)"""
-    r"""|(?P<digest>\#[0-9a-f]{12})|(?P<number>-?(?:inf|[0-9][0-9.]*(?:e[+-]?[0-9]+)?)\b|nan\b)"""
+    r"""(?P<space>[ \n]+)|(?P<comment>\#[ ][^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*")"""
+    r"""|(?P<value>%(?:[A-Za-z0-9_.]+|"(?:[^"\\\n]|\\.)*"))|(?P<digest>\#[0-9a-f]{12})|(?P<number>-?(?:inf|[0-9][0-9.]*(?:e[+-]?[0-9]+)?)\b|nan\b)"""
     r"""|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>[()\[\]{}:;,=])"""
 )
 
@@ -45,8 +45,7 @@ class _Parser:
                 raise GraphError(f"line {line}: {text[position : position + 20]!r} is nothing that a graph is made of")
             kind = found.lastgroup or ""
             if kind == "comment":
-                place, _, layer = found.group()[2:].rpartition(" in ") if " in " in found.group() else ("", "", "")
-                self._origins[line] = Origin(place, layer) if layer else _one_part(found.group()[2:])
+                self._origins[line] = _origin(found.group()[2:])
             elif kind != "space":
                 self._tokens.append((kind, found.group(), line))
             line += found.group().count("\n")
@@ -70,6 +69,10 @@ class _Parser:
             raise GraphError(f"line {line}: expected {what}, not {text!r}")
         self._next += 1
         return text
+
+    def _name(self, what: str) -> str:
+        name = self._take("value", what)[1:]
+        return str(json.loads(name)) if name.startswith('"') else name
 
     def _expect(self, *marks: str) -> None:
         for mark in marks:
@@ -113,7 +116,7 @@ class _Parser:
             kind = self._type()
             try:
                 data = base64.b64decode(json.loads(self._take("string", "bytes in base64")), validate=True)
-                array = numpy.frombuffer(data, numpy_dtype(kind.dtype)).reshape(kind.shape)
+                array = numpy.frombuffer(data, numpy_dtype(kind.dtype).newbyteorder("<")).reshape(kind.shape)
             except (ValueError, binascii.Error) as error:
                 raise GraphError(f"line {line}: these are not the bytes of {kind}: {error}") from None
             constant = Constant(array)
@@ -146,7 +149,7 @@ class _Parser:
         while not self._accept(")"):
             if values:
                 self._expect(",")
-            name = self._take("value", "a value")[1:]
+            name = self._name("a value")
             self._expect(":")
             values.append(Value(self._type(), name))
         scope.update((value.name, value) for value in values)
@@ -184,7 +187,7 @@ class _Parser:
         return view
 
     def _value(self, scope: Mapping[str, Value]) -> Value:
-        line, name = self._line, self._take("value", "a value")[1:]
+        line, name = self._line, self._name("a value")
         if name not in scope:
             raise GraphError(f"line {line}: %{name} is not computed before")
         return scope[name]
@@ -193,7 +196,7 @@ class _Parser:
         line = self._line
         outputs, stores = [], []
         while True:
-            name = self._take("value", "a value, or 'return'")[1:]
+            name = self._name("a value, or 'return'")
             stores.append(self._view())
             self._expect(":")
             outputs.append(Value(self._type(), name))
@@ -274,5 +277,9 @@ class _Parser:
         return Constant(wide.astype(numpy_dtype(kind.dtype)).reshape(kind.shape))
 
 
-def _one_part(text: str) -> Origin:
-    return Origin(layer=text) if text.startswith("/") and ":" not in text else Origin(place=text)
+def _origin(text: str) -> Origin:
+    """The inverse of `str(origin)`: a place ends in a line's number, and may itself hold the word that joins them."""
+    both = re.fullmatch(r"(.*:\d+)(?: in (.*))?", text)
+    if both:
+        return Origin(both[1], both[2] or "")
+    return Origin(layer=text) if text.startswith("/") else Origin(place=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,20 @@ from jitinfer.graph.node import Constant, Node, Value
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]+")
+
 INLINE = 16
 """Elements up to which a constant stands in its line; a larger one stands at the end, under its digest."""
 
 
 def to_text(graph: Graph, *, constants: bool = True) -> str:
     """The graph as text. `constants=False` leaves out the bytes of the large constants, and parses no more."""
-    writer = _Writer(name=lambda value: value.name, digits=12, origins=True)
+    writer = _Writer(name=lambda value: written(value.name), digits=12, origins=True)
     lines = writer.whole(graph)
     if constants and writer.large:
         lines.append("constants {")
         for digest, constant in sorted(writer.large.items()):
-            lines.append(f'  #{digest} = {constant.type} "{base64.b64encode(little_endian(constant)).decode()}"')
+            lines.append(f'  #{digest} = {constant.type} "{base64.b64encode(constant.little_endian).decode()}"')
         lines.append("}")
     return "\n".join(lines) + "\n"
 
@@ -39,10 +42,9 @@ def canonical_text(graph: Graph) -> str:
     return "\n".join(writer.whole(graph))
 
 
-def little_endian(constant: Constant) -> bytes:
-    """The elements' bytes in row-major order, the same on every machine."""
-    array = constant.array
-    return array.astype(array.dtype.newbyteorder("<")).tobytes() if array.dtype.byteorder == ">" else array.tobytes()
+def written(name: str) -> str:
+    """A value's name as it stands after "%": in quotes where it has other characters than words and dots."""
+    return name if PLAIN_NAME.fullmatch(name) else json.dumps(name)
 
 
 @dataclass

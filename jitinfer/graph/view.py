@@ -31,6 +31,23 @@ class View:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    def within(self, elements: int) -> bool:
+        """Whether every element that it reads is one of a buffer of so many."""
+        if self.size == 0:
+            return True
+        steps = [(dim - 1) * stride for dim, stride in zip(self.shape, self.strides, strict=True)]
+        lowest, highest = (self.offset + sum(pick(step, 0) for step in steps) for pick in (min, max))
+        return lowest >= 0 and highest < elements
+
+    def distinct(self) -> bool:
+        """Whether no element stands in it twice, by the strides alone: each must pass all that smaller ones reach."""
+        reach = 0
+        for stride, dim in sorted((abs(s), d) for d, s in zip(self.shape, self.strides, strict=True) if d > 1):
+            if stride <= reach:
+                return False
+            reach += stride * (dim - 1)
+        return True
+
     def contiguous(self) -> bool:
         """Whether it reads its elements in row-major order without gaps (its offset may be anything)."""
         wanted = contiguous_strides(self.shape)

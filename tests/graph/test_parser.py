@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from jitinfer.errors import GraphError
 from jitinfer.graph import Builder, Constant, Graph, Origin, Value, View, op_named, ops, parse
-from jitinfer.graph.types import dtype_name
+from jitinfer.graph.node import Node
+from jitinfer.graph.types import TensorType, dtype_name
 
 
 def returns(graph):
@@ -101,3 +102,59 @@ def test_a_large_constant_that_was_damaged():
     with pytest.raises(GraphError, match="does not stand in the text"):
         parse(text.partition("constants")[0])
     assert Constant(numpy.arange(64.0)) == parse(text).nodes[0].value
+
+
+@pytest.mark.parametrize("name", ["größe", "a b", 'quo"te', "x[0]", "a/b-c", "a\\b", "a\nb", "%", ""])
+def test_names_of_any_characters(name):
+    value = Value(TensorType((2,), "float32"), name)
+    graph = Graph((value,), (), (), (value,))
+    returns(graph)
+    assert parse(str(graph)).inputs[0].name == name
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        Origin("/models in use/dit.py:3", "/DiT/Block"),
+        Origin("/models in use/dit.py:3"),
+        Origin("dit.py:3", "/DiT"),
+        Origin(layer="/DiT/Block"),
+        Origin("<string>:1"),
+    ],
+)
+def test_origins_with_odd_paths(origin):
+    x = Value(TensorType((2,), "float32"), "x")
+    y = Value(TensorType((2,), "float32"), "y")
+    returns(Graph((x,), (), (Node(op_named("exp"), (x,), {}, (y,), origin),), (y,)))
+
+
+def test_numbers_of_numpy_are_numbers():
+    def graph(epsilon, axes):
+        builder = Builder()
+        x = builder.input("x", (2, 8), "float32")
+        return builder.build(ops.sum(ops.rms_norm(x, epsilon=epsilon), axes=axes))
+
+    plain, others = graph(1e-6, (1,)), graph(numpy.float64(1e-6), [numpy.int64(1)])
+    assert plain.hash == others.hash
+    assert str(plain) == str(others)
+    returns(others)
+
+
+def test_constants_of_foreign_byte_order():
+    array = numpy.arange(40, dtype="float32")
+    swapped = Constant(array.astype(">f4"))
+    assert swapped == Constant(array)
+    assert swapped.type == Constant(array).type
+    assert numpy.array_equal(swapped.array, array)
+    assert swapped.little_endian == array.astype("<f4").tobytes()
+
+
+def test_a_graph_in_a_prologue_has_none():
+    x = Value(TensorType((2,), "float32"), "x")
+    plain = Graph((x,), (), (), (x,))
+    y = Value(TensorType((2,), "float32"), "y")
+    deeper = Graph((x,), (y,), (), (x,), plain)
+    z = Value(TensorType((2,), "float32"), "z")
+    deeper.check()
+    with pytest.raises(GraphError, match="prologue has a prologue"):
+        Graph((x,), (z,), (), (x,), deeper).check()

@@ -3,11 +3,15 @@
 import math
 
 import numpy
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitinfer.graph import View
+from jitinfer.errors import GraphError
+from jitinfer.graph import Graph, Value, View, op_named
 from jitinfer.graph.evaluation import apply_view
+from jitinfer.graph.node import Node
+from jitinfer.graph.types import TensorType
 
 
 @st.composite
@@ -87,3 +91,41 @@ def test_a_slice_of_a_wide_row_of_a_matrix_composes():
 def test_what_no_strides_can_say_is_none():
     assert View.of((2, 3)).transpose((1, 0)).reshape((6,)) is None
     assert View.of((2, 3)).transpose((1, 0)).compose(View.of((6,)), (3, 2)) is None
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=3).flatmap(
+        lambda shape: st.tuples(st.just(tuple(shape)), st.tuples(*(st.integers(-5, 13) for _ in shape)))
+    ),
+    st.integers(-3, 20),
+)
+def test_bounds_and_repetition_are_seen(form, offset):
+    view = View(*form, offset)
+    read = [
+        offset + sum(i * s for i, s in zip(index, view.strides, strict=True)) for index in numpy.ndindex(*view.shape)
+    ]
+    assert view.within(20) == all(0 <= each < 20 for each in read)
+    if view.distinct():
+        assert len(set(read)) == len(read)
+
+
+@pytest.mark.parametrize("permutation", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_transposed_tensors_are_distinct(permutation):
+    assert View.of((3, 1, 4)).transpose(permutation).distinct()
+    assert not View((3, 4), (0, 1)).distinct()
+
+
+def test_views_beyond_a_tensor_are_refused():
+    x, y = Value(TensorType((6,), "float32"), "x"), Value(TensorType((2, 3), "float32"), "y")
+    exp = op_named("exp")
+
+    def node(read=None, store=None):
+        return Node(exp, (x,), {}, (y,), views=(read,) if read else (), stores=(store,) if store else ())
+
+    Graph((x,), (), (node(View((2, 3), (3, 1))),), (y,)).check()
+    with pytest.raises(GraphError, match="beyond its elements"):
+        Graph((x,), (), (node(View((2, 3), (3, 1), 1)),), (y,)).check()
+    with pytest.raises(GraphError, match="does not fill"):
+        Graph((x,), (), (node(View((2, 3), (3, 1)), View((2, 3), (3, 1), 1)),), (y,)).check()
+    with pytest.raises(GraphError, match="does not fill"):
+        Graph((x,), (), (node(View((2, 3), (3, 1)), View((2, 3), (0, 1))),), (y,)).check()
