@@ -60,6 +60,8 @@ class Importer:
         self._values: dict[int, Any] = {0: None}
         self._known: dict[str, Array | None] = {}
         self._placed = 0
+        self.used: set[int] = set()
+        """The numbers of the values that some operator reads."""
         self._nodes: dict[str, Any] = {}
 
     def graph(self) -> Graph:
@@ -70,6 +72,7 @@ class Importer:
             for i, (shape, kind) in enumerate(zip(self._shapes, self._program.inputs, strict=True))
         ]
         fetched: dict[str, Tensor] = {}
+        self.used = {each["%"] for entry in block["ops"] if entry["#"] != "p" for each in entry.get("I", ())}
         for entry in block["ops"]:
             if entry["#"] == "p":
                 self._parameter(entry)
@@ -118,10 +121,10 @@ class Importer:
     def _opaque(self, op: PirOp, operands: Sequence[Any]) -> list[Any]:
         """The operator as it is, for Paddle to run. A list of tensors among its operands is written out.
 
-        Results that are no dense tensors (lists, caches of the operator's gradient) are left out.
+        Results that nobody uses, or that are no dense tensors, are left out (caches for the operator's gradient).
         """
         flat = [each for operand in operands for each in (operand if isinstance(operand, list) else [operand])]
-        kinds = [kind for _, kind in op.results]
+        kinds = [kind if number in self.used else None for number, kind in op.results]
         if any(kind is not None and min((*kind.shape, 0)) < 0 for kind in kinds):
             raise GraphError(f"{op.name} has results with dims that nobody knows")
         types = tuple((kind.shape, kind.dtype) for kind in kinds if kind is not None)

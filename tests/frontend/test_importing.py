@@ -68,6 +68,71 @@ SPELLINGS = {
     "reductions": (lambda a: (a.sum(), a.mean(1, keepdim=True), a.max(-1), (a > 0).any(), a.prod([0, 1])), [x(3, 4)]),
     "sum of booleans": (lambda a: (a > 0).sum(1), [x(3, 4)]),
     "argmax": (lambda a: (a.argmax(), a.argmax(1), a.argmin(0, keepdim=True)), [x(3, 4)]),
+    "pools": (
+        lambda a: (
+            functional.max_pool2d(a, 3, 2, 1),
+            functional.max_pool2d(a, 3, 2, ceil_mode=True),
+            functional.avg_pool2d(a, 2, 2),
+            functional.avg_pool2d(a, 3, 2, 1, exclusive=False),
+            functional.avg_pool2d(a, 3, 2, 1, ceil_mode=True),
+            functional.avg_pool2d(a, [3, 2], [2, 1], [1, 0]),
+            functional.max_pool2d(a, 3, 2, "SAME"),
+        ),
+        [x(2, 3, 8, 9)],
+    ),
+    "adaptive pools": (
+        lambda a: (
+            functional.adaptive_avg_pool2d(a, 1),
+            functional.adaptive_avg_pool2d(a, [4, 3]),
+            functional.adaptive_avg_pool2d(a, [3, 5]),
+            functional.adaptive_max_pool2d(a, 1),
+            functional.adaptive_max_pool2d(a, [4, 3]),
+        ),
+        [x(2, 3, 8, 9)],
+    ),
+    "resizes": (
+        lambda a: (
+            functional.interpolate(a, size=[5, 9], mode="nearest"),
+            functional.interpolate(a, scale_factor=1.5, mode="nearest"),
+            functional.interpolate(a, size=[16, 24], mode="nearest"),
+            functional.interpolate(a, size=[5, 11], mode="bilinear"),
+            functional.interpolate(a, size=[20, 3], mode="bilinear"),
+            functional.interpolate(a, scale_factor=2, mode="bilinear"),
+            functional.interpolate(a, scale_factor=2, mode="bilinear", align_corners=True),
+            functional.interpolate(a, size=[7, 7], mode="bilinear", align_mode=1),
+        ),
+        [x(2, 3, 8, 8)],
+    ),
+    "pads": (
+        lambda a: (
+            functional.pad(a, [1, 2, 0, 1], value=0.5),
+            functional.pad(a, [1, 2, 0, 1], mode="reflect"),
+            functional.pad(a, [1, 2, 0, 1], mode="replicate"),
+            functional.pad(a, [1, 2, 0, 1], mode="circular"),
+            functional.pad(a, [0, 1, 2, 0, 1, 2, 0, 1], value=-1.0),
+        ),
+        [x(2, 3, 4, 5)],
+    ),
+    "batch norm": (
+        lambda a, m, v, s, b: functional.batch_norm(a, m, v, s, b, epsilon=1e-3),
+        [x(2, 3, 4, 5), x(3), x(3) ** 2 + 1, x(3), x(3)],
+    ),
+    "sorting": (
+        lambda a: (*paddle.topk(a, 2), paddle.argsort(a, 1, descending=True), paddle.sort(a, 0)),
+        [x(3, 4, 5)],
+    ),
+    "cumulative sums": (lambda a: (paddle.cumsum(a, 1), paddle.cumsum(a), (a > 0).cast("int32").cumsum(-1)), [x(3, 4)]),
+    "one_hot": (lambda a: functional.one_hot(a, 4), [paddle.to_tensor([[0, 3], [2, 1]])]),
+    "flip and roll": (
+        lambda a: (paddle.flip(a, [0, -1]), paddle.roll(a, 2, 1), paddle.roll(a, [-1, 7], [0, 1]), paddle.roll(a, 5)),
+        [x(3, 4)],
+    ),
+    "along axes": (lambda a: paddle.take_along_axis(a, paddle.argsort(a, -1), -1), [x(3, 4)]),
+    "logarithms of sums": (
+        lambda a: (paddle.logsumexp(a, 1), paddle.logsumexp(a, [0, 1], keepdim=True), functional.log_softmax(a)),
+        [x(3, 4) * 5],
+    ),
+    "norms of vectors": (lambda a: (paddle.norm(a, 2, axis=-1), functional.normalize(a, axis=1)), [x(3, 4)]),
     "where and clip": (lambda a, b: (paddle.where(a > 0, a, b), a.clip(-0.5, 0.5)), [x(3, 4), x(3, 4)]),
     "gather": (
         lambda a, i: (paddle.gather(a, i, axis=1), functional.embedding(i, a)),

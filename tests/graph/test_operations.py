@@ -254,6 +254,43 @@ def test_conv2d(groups, stride, padding, dilation):
     agrees("conv2d", functional.silu(expected), x, weight, bias, activation="silu", **attributes)
 
 
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (0, 0)), ((1, 0), (0, 1))])
+@pytest.mark.parametrize(("window", "strides"), [((2, 2), (2, 2)), ((3, 2), (1, 3)), ((3, 3), (2, 2))])
+def test_pooling(window, strides, padding):
+    """Each window by itself, in loops."""
+    x = normal(2, 3, 8, 9)
+    (top, bottom), (left, right) = padding
+    rows = range(-top, x.shape[2] + bottom - window[0] + 1, strides[0])
+    columns = range(-left, x.shape[3] + right - window[1] + 1, strides[1])
+    seen = [
+        [x[:, :, max(i, 0) : i + window[0], max(j, 0) : j + window[1]].reshape(2, 3, -1) for j in columns] for i in rows
+    ]
+
+    def each(function):
+        return numpy.array([[function(values) for values in line] for line in seen]).transpose(2, 3, 0, 1)
+
+    given = {"window": window, "strides": strides, "padding": padding}
+    agrees("max_pool2d", each(lambda values: values.max(-1)), x, **given)
+    agrees("average_pool2d", each(lambda values: values.mean(-1)), x, **given)
+    counted = each(lambda values: values.sum(-1) / (window[0] * window[1]))
+    agrees("average_pool2d", counted, x, count_padding=True, **given)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"window": (9, 2), "strides": (1, 1)}, "window of 9 does not fit"),
+        ({"window": (2, 2), "strides": (1, 1), "padding": ((2, 0), (0, 0))}, "lies in the padding"),
+        ({"window": (2, 2), "strides": (2, 2), "padding": ((0, 3), (0, 0))}, "lies in the padding"),
+        ({"window": (2, 2), "strides": (0, 1)}, "are positive"),
+        ({"window": (2, 2), "strides": (1, 1), "count_padding": True}, "only a mean"),
+    ],
+)
+def test_windows_that_no_pool_has(attributes, message):
+    with pytest.raises(GraphError, match=message):
+        result("max_pool2d", normal(1, 1, 8, 8), **attributes)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_resize_nearest(factor):
     x = normal(2, 3, 4, 5)

@@ -1,6 +1,16 @@
 """Converters of Paddle's operators, one file for each family. Importing this package fills the registry."""
 
-from jitinfer.frontend.converters import contraction, convolution, creation, movement, pointwise
+from jitinfer.frontend.converters import contraction, convolution, creation, images, movement, pointwise
 from jitinfer.frontend.converters.registry import CONVERTERS, PirOp, UnsupportedForm
 
-__all__ = ["CONVERTERS", "PirOp", "UnsupportedForm", "contraction", "convolution", "creation", "movement", "pointwise"]
+__all__ = [
+    "CONVERTERS",
+    "PirOp",
+    "UnsupportedForm",
+    "contraction",
+    "convolution",
+    "creation",
+    "images",
+    "movement",
+    "pointwise",
+]

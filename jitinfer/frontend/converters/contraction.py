@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.frontend.converters.pointwise import promoted
@@ -77,3 +78,53 @@ def group_norm(importer: Importer, op: PirOp, x: Any, scale: Any, bias: Any) -> 
     supported(op.attributes["data_format"] in ("NCHW", "NCL", "NCDHW"), "channels in the last place")
     y = ops.group_norm(x, scale, bias, groups=op.attributes["groups"], epsilon=op.attributes["epsilon"])
     return [y, None, None]
+
+
+@converter("cumsum")
+def cumsum(importer: Importer, op: PirOp, x: Any, axis: Any) -> Any:
+    (along,) = known_integers(importer, axis)
+    if op.attributes["flatten"]:
+        x, along = ops.reshape(x, shape=(math.prod(x.shape),)), 0
+    wanted = op.results[0][1]
+    x = x if wanted is None or wanted.dtype == x.dtype else ops.cast(x, dtype=wanted.dtype)
+    return ops.cumsum(
+        x, axis=along % len(x.shape), reverse=op.attributes["reverse"], exclusive=op.attributes["exclusive"]
+    )
+
+
+@converter("topk")
+def top_k(importer: Importer, op: PirOp, x: Any, count: Any) -> Any:
+    (k,) = known_integers(importer, count)
+    return ops.top_k(x, k=k, axis=op.attributes["axis"] % len(x.shape), largest=op.attributes["largest"])
+
+
+@converter("argsort")
+def argsort(importer: Importer, op: PirOp, x: Any) -> list[Any]:
+    axis = op.attributes["axis"] % len(x.shape)
+    indices = ops.argsort(x, axis=axis, descending=op.attributes["descending"])
+    return [ops.take_along_axis(x, indices, axis=axis), indices]
+
+
+@converter("log_softmax")
+def log_softmax(importer: Importer, op: PirOp, x: Any) -> Any:
+    """Where Paddle's kernel for the CPU cuts results off at -64, ours goes on."""
+    return ops.log_softmax(x, axis=op.attributes["axis"] % len(x.shape))
+
+
+@converter("logsumexp")
+def logsumexp(importer: Importer, op: PirOp, x: Any) -> Any:
+    """The largest element goes before the exponential."""
+    rank = len(x.shape)
+    chosen = op.attributes["axis"]
+    axes = tuple(range(rank)) if op.attributes["reduce_all"] or not chosen else tuple(axis % rank for axis in chosen)
+    largest = ops.max(x, axes=axes, keepdims=True)
+    y = ops.log(ops.sum(ops.exp(x - largest), axes=axes, keepdims=True)) + largest
+    kept = tuple(dim for axis, dim in enumerate(x.shape) if axis not in axes)
+    return y if op.attributes["keepdim"] else ops.reshape(y, shape=kept)
+
+
+@converter("p_norm")
+def p_norm(importer: Importer, op: PirOp, x: Any) -> Any:
+    """The Euclidean norm along one axis."""
+    supported(op.attributes["porder"] == 2.0 and not op.attributes["asvector"], "another norm")
+    return ops.sqrt(ops.sum(x * x, axes=(op.attributes["axis"] % len(x.shape),), keepdims=op.attributes["keepdim"]))

@@ -8,6 +8,8 @@ from jitinfer.frontend.converters.registry import PirOp, converter, supported
 from jitinfer.graph import ops
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jitinfer.frontend.importing import Importer
 
 
@@ -18,38 +20,38 @@ def conv2d(importer: Importer, op: PirOp, x: Any, weight: Any) -> Any:
         x,
         weight,
         strides=tuple(op.attributes["strides"]),
-        padding=padding(op, x, weight),
+        padding=sides(op, x.shape[2:], weight.shape[2:]),
         dilation=tuple(op.attributes["dilations"]),
         groups=op.attributes["groups"],
     )
 
 
-def padding(op: PirOp, x: Any, weight: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+def sides(op: PirOp, image: Sequence[int], window: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """((top, bottom), (left, right)), worked out where the operator says VALID or SAME."""
-    algorithm, given = op.attributes["padding_algorithm"], op.attributes["paddings"]
+    algorithm, given = op.attributes.get("padding_algorithm", "EXPLICIT"), op.attributes["paddings"]
     if algorithm == "VALID":
         return (0, 0), (0, 0)
     if algorithm == "SAME":
-        supported(list(op.attributes["dilations"]) == [1, 1], "SAME together with dilation")
-        sides = []
-        for size, window, stride in zip(x.shape[2:], weight.shape[2:], op.attributes["strides"], strict=True):
-            missing = max((-(-size // stride) - 1) * stride + window - size, 0)
-            sides.append((missing // 2, missing - missing // 2))
-        return sides[0], sides[1]
+        supported(list(op.attributes.get("dilations", [1, 1])) == [1, 1], "SAME together with dilation")
+        missing = [
+            max((-(-old // stride) - 1) * stride + width - old, 0)
+            for old, width, stride in zip(image, window, op.attributes["strides"], strict=True)
+        ]
+        top, left = (each // 2 for each in missing)
+        return (top, missing[0] - top), (left, missing[1] - left)
     if len(given) == 2:
         return (given[0], given[0]), (given[1], given[1])
     return (given[0], given[1]), (given[2], given[3])
 
 
-@converter("nearest_interp")
-def nearest_interp(importer: Importer, op: PirOp, x: Any, out_size: Any, size: Any, scale: Any) -> Any:
-    """By whole factors, at which all ways of rounding agree."""
-    supported(out_size is None and not size and scale is None, "a size that is a tensor")
-    supported(op.attributes["data_format"] == "NCHW" and not op.attributes["align_corners"], "another layout")
-    factors = [float(each) for each in op.attributes["scale"]]
-    wanted: tuple[int, ...] = op.attributes["out_h"], op.attributes["out_w"]
-    if factors:
-        factors = factors * 2 if len(factors) == 1 else factors
-        wanted = tuple(int(dim * factor) for dim, factor in zip(x.shape[2:], factors, strict=True))
-    supported(all(new > 0 and new % old == 0 for new, old in zip(wanted, x.shape[2:], strict=True)), "a fraction")
-    return ops.resize_nearest(x, size=wanted)
+@converter("batch_norm")
+def batch_norm(importer: Importer, op: PirOp, x: Any, mean: Any, variance: Any, scale: Any, bias: Any) -> list[Any]:
+    """What it does in eval mode, where the statistics are weights: one factor and one summand for each channel."""
+    supported(op.attributes["is_test"] or op.attributes["use_global_stats"], "statistics of the batch itself")
+    supported(x.dtype == mean.dtype, "statistics in another dtype")
+    factor = ops.rsqrt(variance + op.attributes["epsilon"])
+    factor = factor if scale is None else factor * scale
+    summand = -mean * factor if bias is None else bias - mean * factor
+    spread = (-1, *[1] * (len(x.shape) - 2)) if op.attributes["data_format"] == "NCHW" else (-1,)
+    shape = tuple(x.shape[1] if dim == -1 else dim for dim in spread) if len(spread) > 1 else mean.shape
+    return [x * ops.reshape(factor, shape=shape) + ops.reshape(summand, shape=shape)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy
+
 from jitinfer.frontend.converters.registry import PirOp, converter, known_integers, supported
-from jitinfer.graph import ops
+from jitinfer.graph import Constant, ops
 
 if TYPE_CHECKING:
     from jitinfer.frontend.importing import Importer
@@ -163,3 +165,69 @@ def gather(importer: Importer, op: PirOp, x: Any, indices: Any, axis: Any = None
     along = op.attributes["axis"] if axis is None else known_integers(importer, axis)[0]
     indices = ops.reshape(indices, shape=(math.prod(indices.shape),)) if len(indices.shape) > 1 else indices
     return ops.gather(x, indices, axis=along % len(x.shape))
+
+
+@converter("flip")
+def flip(importer: Importer, op: PirOp, x: Any) -> Any:
+    for axis in op.attributes["axis"]:
+        along = axis % len(x.shape)
+        x = cut(x, along, x.shape[along] - 1, -1, -1)
+    return x
+
+
+@converter("roll")
+def roll(importer: Importer, op: PirOp, x: Any, shifts: Any) -> Any:
+    """Along the given axes, or of all elements in their order."""
+    by, axes, shape = known_integers(importer, shifts), op.attributes["axis"], x.shape
+    if not axes:
+        x, axes = ops.reshape(x, shape=(math.prod(shape),)), [0]
+    for shift, axis in zip(by, axes, strict=True):
+        size = x.shape[axis % len(x.shape)]
+        start = -shift % max(size, 1)
+        if start:
+            along = axis % len(x.shape)
+            x = ops.concat(cut(x, along, start, size), cut(x, along, 0, start), axis=along)
+    return ops.reshape(x, shape=shape)
+
+
+@converter("pad")
+def pad(importer: Importer, op: PirOp, x: Any, value: Any) -> Any:
+    filler, widths = importer.number(value), op.attributes["paddings"]
+    supported(filler is not None, "a filler that depends on data")
+    return padded(x, list(zip(widths[::2], widths[1::2], strict=True)), "constant", filler)
+
+
+@converter("pad3d")
+def pad3d(importer: Importer, op: PirOp, x: Any, paddings: Any) -> Any:
+    """Its widths begin with the last axis of the image."""
+    left, right, top, bottom, front, back = known_integers(importer, paddings)
+    image = [(front, back), (top, bottom), (left, right)]
+    pairs = [(0, 0), (0, 0), *image] if op.attributes["data_format"] == "NCDHW" else [(0, 0), *image, (0, 0)]
+    mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    return padded(x, pairs, mode[op.attributes["mode"]], op.attributes["pad_value"])
+
+
+def padded(x: Any, pairs: list[tuple[int, int]], mode: str, value: Any) -> Any:
+    """Negative widths cut."""
+    for axis, (low, high) in enumerate(pairs):
+        if min(low, high) < 0:
+            x = cut(x, axis, max(-low, 0), x.shape[axis] - max(-high, 0))
+    lows, highs = zip(*((max(low, 0), max(high, 0)) for low, high in pairs), strict=True)
+    return ops.pad(x, low=lows, high=highs, mode=mode, value=float(value))
+
+
+@converter("take_along_axis")
+def take_along_axis(importer: Importer, op: PirOp, x: Any, indices: Any) -> Any:
+    return ops.take_along_axis(x, indices, axis=op.attributes["axis"] % len(x.shape))
+
+
+@converter("one_hot")
+def one_hot(importer: Importer, op: PirOp, x: Any, classes: Any) -> Any:
+    (count,) = known_integers(importer, classes)
+    steps = importer.apply("constant", value=Constant(numpy.arange(count, dtype=x.dtype)))
+    return ops.cast(ops.equal(ops.reshape(x, shape=(*x.shape, 1)), steps), dtype="float32")
+
+
+@converter("index_sample")
+def index_sample(importer: Importer, op: PirOp, x: Any, indices: Any) -> Any:
+    return ops.take_along_axis(x, indices, axis=1)

@@ -1,0 +1,138 @@
+"""Pooling and resizing of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from jitinfer.frontend.converters.convolution import sides
+from jitinfer.frontend.converters.registry import PirOp, converter, known_integers, supported
+from jitinfer.graph import Constant, ops
+from jitinfer.graph.types import numpy_dtype
+
+if TYPE_CHECKING:
+    from jitinfer.frontend.importing import Importer
+
+Array = numpy.ndarray[Any, Any]
+
+
+@converter("pool2d")
+def pool2d(importer: Importer, op: PirOp, x: Any, window: Any) -> Any:
+    supported(op.attributes["data_format"] == "NCHW", "channels in the last place")
+    size = known_integers(importer, window)
+    size = size * 2 if len(size) == 1 else size
+    largest = op.attributes["pooling_type"] == "max"
+    if op.attributes["global_pooling"] or (op.attributes["adaptive"] and size == [1, 1]):
+        return (ops.max if largest else ops.mean)(x, axes=(2, 3), keepdims=True)
+    pool = ops.max_pool2d if largest else ops.average_pool2d
+    if op.attributes["adaptive"]:
+        if all(old % new == 0 for old, new in zip(x.shape[2:], size, strict=True)):
+            step = (x.shape[2] // size[0], x.shape[3] // size[1])
+            return pool(x, window=step, strides=step)
+        supported(not largest, "the largest of windows of several sizes")
+        rows, columns = (adaptive_means(old, new) for old, new in zip(x.shape[2:], size, strict=True))
+        return mixed(importer, x, rows, columns)
+    strides, given = op.attributes["strides"], sides(op, x.shape[2:], size)
+    padding: tuple[tuple[int, int], ...] = given
+    counted = not largest and not op.attributes["exclusive"]
+    if op.attributes["ceil_mode"]:
+        supported(not counted, "windows beyond the padding that count it")
+        padding = tuple(
+            (low, high + -(old + low + high - width) % stride)
+            for old, width, stride, (low, high) in zip(x.shape[2:], size, strides, padding, strict=True)
+        )
+    counting = {} if largest else {"count_padding": counted}
+    return pool(x, window=tuple(size), strides=tuple(strides), padding=padding, **counting)
+
+
+@converter("max_pool2d_with_index")
+def max_pool2d_with_index(importer: Importer, op: PirOp, x: Any) -> list[Any]:
+    """Without the indices."""
+    supported(op.results[1][0] not in importer.used, "the places of the largest elements")
+    size = list(op.attributes["kernel_size"])
+    if op.attributes["global_pooling"] or (op.attributes["adaptive"] and size == [1, 1]):
+        return [ops.max(x, axes=(2, 3), keepdims=True), None]
+    strides, padding = op.attributes["strides"], sides(op, x.shape[2:], size)
+    if op.attributes["adaptive"]:
+        whole = all(old % new == 0 for old, new in zip(x.shape[2:], size, strict=True))
+        supported(whole, "the largest of windows of several sizes")
+        strides = size = [old // new for old, new in zip(x.shape[2:], size, strict=True)]
+    supported(not op.attributes.get("ceil_mode"), "windows beyond the padding")
+    return [ops.max_pool2d(x, window=tuple(size), strides=tuple(strides), padding=padding), None]
+
+
+def adaptive_means(old: int, new: int) -> Array:
+    """[new, old]: row i is the mean over floor(i * old / new) up to ceil((i + 1) * old / new)."""
+    rows = numpy.zeros((new, old))
+    for i in range(new):
+        start, stop = i * old // new, -(-(i + 1) * old // new)
+        rows[i, start:stop] = 1.0 / (stop - start)
+    return rows
+
+
+def mixed(importer: Importer, x: Any, rows: Array, columns: Array) -> Any:
+    """rows @ x @ columns^T for each channel of each image."""
+    by_rows, by_columns = (
+        importer.apply("constant", value=Constant(each.astype(numpy_dtype(x.dtype)))) for each in (rows, columns)
+    )
+    return ops.matmul(ops.matmul(by_rows, x), by_columns, transpose_y=True)
+
+
+@converter("nearest_interp")
+def nearest_interp(importer: Importer, op: PirOp, x: Any, *sizes: Any) -> Any:
+    """By whole factors, at which all ways of rounding agree, a resize; by others a gather along each axis."""
+    wanted, ratios = resized(op, x, sizes)
+    if all(new % old == 0 for new, old in zip(wanted, x.shape[2:], strict=True)) and not op.attributes["align_corners"]:
+        return ops.resize_nearest(x, size=wanted)
+    for axis, (new, ratio) in enumerate(zip(wanted, ratios, strict=True)):
+        places = numpy.arange(new, dtype="float32") * ratio + (0.5 if op.attributes["align_corners"] else 0.0)
+        chosen = numpy.minimum(places.astype("int64"), x.shape[2 + axis] - 1)
+        x = ops.gather(x, importer.apply("constant", value=Constant(chosen)), axis=2 + axis)
+    return x
+
+
+@converter("bilinear_interp")
+def bilinear_interp(importer: Importer, op: PirOp, x: Any, *sizes: Any) -> Any:
+    """Each axis is a product with a matrix of two weights a row."""
+    wanted, ratios = resized(op, x, sizes)
+    corners = op.attributes["align_corners"] or op.attributes["align_mode"] == 1
+    weights = [
+        interpolation(old, new, float(ratio), 0.0 if corners else 0.5)
+        for old, new, ratio in zip(x.shape[2:], wanted, ratios, strict=True)
+    ]
+    return mixed(importer, x, weights[0], weights[1])
+
+
+def interpolation(old: int, new: int, ratio: float, centre: float) -> Array:
+    """[new, old]: row i has the weights of the two neighbours of place (i + centre) * ratio - centre."""
+    rows = numpy.zeros((new, old))
+    for i in range(new):
+        place = max((i + centre) * ratio - centre, 0.0)
+        low = min(int(place), old - 1)
+        share = place - low
+        rows[i, low] += 1.0 - share
+        rows[i, min(low + 1, old - 1)] += share
+    return rows
+
+
+def resized(op: PirOp, x: Any, sizes: tuple[Any, ...]) -> tuple[tuple[int, int], list[numpy.float32]]:
+    """The new height and width, and how far one step of the result goes in the image, for each."""
+    supported(not any(each for each in sizes if isinstance(each, list)), "a size that is a tensor")
+    supported(all(each is None or isinstance(each, list) for each in sizes), "a size that is a tensor")
+    supported(op.attributes["data_format"] == "NCHW", "channels in the last place")
+    factors = [float(each) for each in op.attributes["scale"]]
+    factors = factors * 2 if len(factors) == 1 else factors
+    if factors:
+        wanted = int(x.shape[2] * factors[0]), int(x.shape[3] * factors[1])
+    else:
+        wanted = op.attributes["out_h"], op.attributes["out_w"]
+    supported(min(wanted) > 0, "no size")
+    ratios = []
+    for axis, new in enumerate(wanted):
+        old = x.shape[2 + axis]
+        if op.attributes["align_corners"]:
+            ratios.append(numpy.float32((old - 1) / (new - 1) if new > 1 else 0.0))
+        else:
+            ratios.append(numpy.float32(1.0 / factors[axis] if factors else old / new))
+    return wanted, ratios
