@@ -10,6 +10,7 @@ import numpy
 
 from jitinfer.errors import GraphError
 from jitinfer.frontend.converters import CONVERTERS, PirOp, UnsupportedForm
+from jitinfer.frontend.converters.complex_numbers import convert_complex, is_complex, whole
 from jitinfer.graph import Builder, Graph, Tensor, TensorType, op_named
 from jitinfer.graph.evaluation import evaluate_node
 from jitinfer.graph.op import Kind
@@ -81,7 +82,7 @@ class Importer:
             if op.name == "pd_op.data":
                 self._values[op.results[0][0]] = inputs[int(op.attributes["name"].removeprefix("in_"))]
             elif op.name == "pd_op.fetch":
-                fetched[op.attributes["name"]] = self._values[op.operands[0]]
+                fetched[op.attributes["name"]] = whole(self._values[op.operands[0]])
             else:
                 self._convert(op)
         outputs = [fetched[f"out_{i}"] for i in range(self._program.outputs)]
@@ -107,9 +108,12 @@ class Importer:
         convert = CONVERTERS.get(op.name.rstrip("_"))
         added = len(self.builder.nodes)
         try:
-            if convert is None:
+            if any(map(is_complex, operands)):
+                results = convert_complex(self, op, operands)
+            elif convert is None:
                 raise UnsupportedForm(op.name)
-            results = convert(self, op, *operands)
+            else:
+                results = convert(self, op, *operands)
         except (UnsupportedForm, GraphError, KeyError, TypeError, ValueError) as reason:
             logger.debug("%s is left to Paddle: %s: %s", op.name, type(reason).__name__, reason)
             del self.builder.nodes[added:]
@@ -123,6 +127,7 @@ class Importer:
 
         Results that nobody uses, or that are no dense tensors, are left out (caches for the operator's gradient).
         """
+        operands = [whole(operand) for operand in operands]
         flat = [each for operand in operands for each in (operand if isinstance(operand, list) else [operand])]
         kinds = [kind if number in self.used else None for number, kind in op.results]
         if any(kind is not None and min((*kind.shape, 0)) < 0 for kind in kinds):

@@ -113,7 +113,7 @@ def _checked(values: Sequence[Value], arrays: Sequence[Array], arithmetic: str) 
         array = numpy.asarray(array)
         if TensorType(array.shape, dtype_name(array.dtype)) != value.type:
             raise GraphError(f"{value} is given an array {array.dtype}{list(array.shape)}")
-        checked.append(array.astype(numpy.float64) if arithmetic == "float64" and value.dtype in FLOATING else array)
+        checked.append(array.astype(numpy_dtype(_wide(value.type).dtype)) if arithmetic == "float64" else array)
     return checked
 
 
@@ -122,4 +122,6 @@ def _widened(array: Array | None) -> Array | None:
 
 
 def _wide(kind: TensorType) -> TensorType:
+    if kind.dtype == "complex64":
+        return kind.with_dtype("complex128")
     return kind.with_dtype("float64") if kind.dtype in FLOATING else kind

@@ -12,8 +12,6 @@ from jitinfer.frontend.tracing import trace
 from jitinfer.graph import TensorType, evaluate, parse
 from jitinfer.passes import default, run_passes
 
-NOT_CONVERTED_YET = {"large_dit": {"pd_op.as_complex", "pd_op.as_real", "pd_op.einsum"}}
-
 
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
 def test_a_model_as_a_graph(builder):
@@ -22,10 +20,7 @@ def test_a_model_as_a_graph(builder):
     found = imported(case.function, case.tensors, case.arguments, case.layer)
     found.graph.check()
     assert parse(str(found.graph)).hash == found.graph.hash
-    assert found.opaque == NOT_CONVERTED_YET.get(builder.__name__, set())
-    if found.opaque:
-        run_passes(found.graph, check=True)
-        return
+    assert found.opaque == set()
     assert found.error_of(found.graph) <= 1e-4
     for name in sorted(set(default())):
         alone, _ = run_passes(found.graph, [name], check=True)
@@ -68,6 +63,37 @@ SPELLINGS = {
     "reductions": (lambda a: (a.sum(), a.mean(1, keepdim=True), a.max(-1), (a > 0).any(), a.prod([0, 1])), [x(3, 4)]),
     "sum of booleans": (lambda a: (a > 0).sum(1), [x(3, 4)]),
     "argmax": (lambda a: (a.argmax(), a.argmax(1), a.argmin(0, keepdim=True)), [x(3, 4)]),
+    "einsum": (
+        lambda a, b, c: (
+            paddle.einsum("nhwpqc->nchpwq", c),
+            paddle.einsum("bij,bjk->bik", a, b),
+            paddle.einsum("bij,bjk->ki", a, b),
+            paddle.einsum("bij,bik->b", a, a),
+            paddle.einsum("bij->j", a),
+            paddle.einsum("...ij,...jk->...ik", a, b),
+            paddle.einsum("bij,bjk,bik->bj", a, b, a @ b),
+            paddle.einsum("i,j->ij", a[0, 0], b[0, 0]),
+        ),
+        [x(2, 3, 4), x(2, 4, 5), x(2, 3, 4, 2, 2, 5)],
+    ),
+    "complex numbers": (
+        lambda a, b: (
+            paddle.as_real(paddle.as_complex(a) * paddle.as_complex(b)),
+            paddle.as_real(paddle.reshape(paddle.as_complex(a), [4, 3]) + paddle.as_complex(b).T),
+            paddle.as_complex(a) - paddle.complex(a[..., 1], b[0, 0, 0]),
+            paddle.as_complex(a).conj().imag(),
+            paddle.as_complex(a).abs(),
+            paddle.as_complex(b)[1:].real() * 2.0,
+        ),
+        [x(3, 4, 2), x(3, 4, 2)],
+    ),
+    "a complex input": (lambda a: (paddle.as_real(a * a), a), [paddle.as_complex(x(3, 2))]),
+    "complex and real": (
+        lambda a, b: [
+            paddle.as_real(each) for c in [paddle.as_complex(a)] for each in (c * b, b * c, c[0] + b, b - c[:1])
+        ],
+        [x(3, 4, 2), x(3, 4)],
+    ),
     "pools": (
         lambda a: (
             functional.max_pool2d(a, 3, 2, 1),

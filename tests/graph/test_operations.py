@@ -254,6 +254,15 @@ def test_conv2d(groups, stride, padding, dilation):
     agrees("conv2d", functional.silu(expected), x, weight, bias, activation="silu", **attributes)
 
 
+def test_parts_of_complex_numbers():
+    x, y = normal(3, 4), normal(4)
+    agrees("complex", x + 1j * y, x, y)
+    agrees("real", x, x + 1j * y)
+    agrees("imag", numpy.broadcast_to(y, (3, 4)), x + 1j * y)
+    with pytest.raises(GraphError, match="float64 is not complex"):
+        result("real", x)
+
+
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (0, 0)), ((1, 0), (0, 1))])
 @pytest.mark.parametrize(("window", "strides"), [((2, 2), (2, 2)), ((3, 2), (1, 3)), ((3, 3), (2, 2))])
 def test_pooling(window, strides, padding):

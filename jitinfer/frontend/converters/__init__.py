@@ -1,12 +1,21 @@
 """Converters of Paddle's operators, one file for each family. Importing this package fills the registry."""
 
-from jitinfer.frontend.converters import contraction, convolution, creation, images, movement, pointwise
+from jitinfer.frontend.converters import (
+    complex_numbers,
+    contraction,
+    convolution,
+    creation,
+    images,
+    movement,
+    pointwise,
+)
 from jitinfer.frontend.converters.registry import CONVERTERS, PirOp, UnsupportedForm
 
 __all__ = [
     "CONVERTERS",
     "PirOp",
     "UnsupportedForm",
+    "complex_numbers",
     "contraction",
     "convolution",
     "creation",

@@ -128,3 +128,59 @@ def p_norm(importer: Importer, op: PirOp, x: Any) -> Any:
     """The Euclidean norm along one axis."""
     supported(op.attributes["porder"] == 2.0 and not op.attributes["asvector"], "another norm")
     return ops.sqrt(ops.sum(x * x, axes=(op.attributes["axis"] % len(x.shape),), keepdims=op.attributes["keepdim"]))
+
+
+@converter("einsum")
+def einsum(importer: Importer, op: PirOp, operands: Any) -> list[Any]:
+    """From left to right, each step a sum, transposes and at most one product of matrices."""
+    inputs, _, output = op.attributes["equation"].replace(" ", "").partition("->")
+    terms = [_spelled(term, len(x.shape)) for term, x in zip(inputs.split(","), operands, strict=True)]
+    supported("->" in op.attributes["equation"], "results in the order of the alphabet")
+    supported(all(len(set(term)) == len(term) for term in terms), "a diagonal")
+    rank = max(sum(each in _BATCH for each in term) for term in terms)
+    result = output.replace("...", _BATCH[-rank:] if rank else "")
+    x, labels = operands[0], terms[0]
+    for position, (y, term) in enumerate(zip(operands[1:], terms[1:], strict=True)):
+        later = set(result).union(*terms[position + 2 :])
+        x, labels = _product(x, labels, y, term, later)
+    x, labels = _summed(x, labels, set(result))
+    return [ops.transpose(x, permutation=tuple(labels.index(each) for each in result)) if labels != result else x]
+
+
+_BATCH = "0123456789"
+"""Labels of the axes that an ellipsis stands for, the last one for the last axis."""
+
+
+def _spelled(term: str, rank: int) -> str:
+    more = rank - len(term.replace("...", ""))
+    return term.replace("...", _BATCH[-more:] if more else "")
+
+
+def _summed(x: Any, labels: str, kept: set[str]) -> tuple[Any, str]:
+    """Without the axes that nobody needs."""
+    gone = tuple(axis for axis, label in enumerate(labels) if label not in kept)
+    return (ops.sum(x, axes=gone), "".join(each for each in labels if each in kept)) if gone else (x, labels)
+
+
+def _product(x: Any, left: str, y: Any, right: str, later: set[str]) -> tuple[Any, str]:
+    """The product of two operands, summed over what both have and nothing later needs."""
+    x, left = _summed(x, left, later | set(right))
+    y, right = _summed(y, right, later | set(left))
+    sizes = {**dict(zip(left, x.shape, strict=True)), **dict(zip(right, y.shape, strict=True))}
+    both = [label for label in left if label in right]
+    batch = "".join(label for label in both if label in later)
+    inner = "".join(label for label in both if label not in later)
+    rows = "".join(label for label in left if label not in both)
+    columns = "".join(label for label in right if label not in both)
+    for labels, tensor in ((left, x), (right, y)):
+        supported(all(sizes[label] == dim for label, dim in zip(labels, tensor.shape, strict=True)), "broadcast labels")
+
+    def matrix(tensor: Any, labels: str, groups: tuple[str, ...]) -> Any:
+        order = "".join(groups)
+        turned = ops.transpose(tensor, permutation=tuple(labels.index(each) for each in order))
+        lead = tuple(sizes[each] for each in groups[0])
+        return ops.reshape(turned, shape=(*lead, *(math.prod(sizes[each] for each in group) for group in groups[1:])))
+
+    z = ops.matmul(matrix(x, left, (batch, rows, inner)), matrix(y, right, (batch, inner, columns)))
+    labels = batch + rows + columns
+    return ops.reshape(z, shape=tuple(sizes[each] for each in labels)), labels

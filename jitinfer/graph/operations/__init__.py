@@ -1,6 +1,7 @@
 """The table of operations, one file for each family. Importing this package fills the table."""
 
 from jitinfer.graph.operations import (
+    complex_numbers,
     contraction,
     convolution,
     creation,
@@ -12,4 +13,15 @@ from jitinfer.graph.operations import (
     reduction,
 )
 
-__all__ = ["contraction", "convolution", "creation", "fused", "movement", "opaque", "pointwise", "pooling", "reduction"]
+__all__ = [
+    "complex_numbers",
+    "contraction",
+    "convolution",
+    "creation",
+    "fused",
+    "movement",
+    "opaque",
+    "pointwise",
+    "pooling",
+    "reduction",
+]
