@@ -1,6 +1,7 @@
 """Passes: a graph -> a better graph that computes the same."""
 
 from jitinfer.passes import (
+    absorb_views,
     eliminate_dead_nodes,
     fold_constants,
     fuse_attention,
@@ -19,6 +20,7 @@ __all__ = [
     "Report",
     "RewritePass",
     "Step",
+    "absorb_views",
     "constant",
     "default",
     "either",

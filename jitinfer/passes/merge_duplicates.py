@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jitinfer.graph.graph import nested_graphs
+from jitinfer.graph.node import Constant
 from jitinfer.graph.op import Kind
 from jitinfer.passes.editor import Editor
 from jitinfer.passes.rewrite import GraphPass, graph_pass
@@ -38,4 +39,5 @@ class MergeDuplicates(GraphPass):
 
 def _exact(node: Node) -> str:
     """The attributes as text, in which 1 and 1.0 and True differ, and so do 0.0 and -0.0."""
-    return repr(tuple(node.attributes.items()))
+    attributes = ((name, each.digest if isinstance(each, Constant) else each) for name, each in node.attributes.items())
+    return repr(tuple(attributes))

@@ -35,6 +35,9 @@ DEFAULT = (
     "fuse_linear_activation",
     "simplify",
     "merge_duplicates",
+    "absorb_views",
+    "absorb_stores",
+    "merge_duplicates",
     "eliminate_dead_nodes",
 )
 
