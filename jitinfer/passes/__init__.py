@@ -8,7 +8,9 @@ from jitinfer.passes import (
     fuse_linear,
     fuse_norms,
     merge_duplicates,
+    merge_linear,
     simplify,
+    weight_prologue,
 )
 from jitinfer.passes.pattern import Match, constant, either, maybe
 from jitinfer.passes.pipeline import Report, Step, default, run_passes
@@ -32,8 +34,10 @@ __all__ = [
     "graph_pass",
     "maybe",
     "merge_duplicates",
+    "merge_linear",
     "pass_named",
     "register",
     "run_passes",
     "simplify",
+    "weight_prologue",
 ]

@@ -35,6 +35,8 @@ DEFAULT = (
     "fuse_linear_activation",
     "simplify",
     "merge_duplicates",
+    "merge_linear",
+    "weight_prologue",
     "absorb_views",
     "absorb_stores",
     "merge_duplicates",
