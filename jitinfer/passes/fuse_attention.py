@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jitinfer.graph.arithmetic import ops
-from jitinfer.passes.pattern import Match, constant, either, maybe
+from jitinfer.passes.pattern import Match, constant, either
 from jitinfer.passes.rewrite import RewritePass, graph_pass
 
 
@@ -23,7 +23,8 @@ class FuseAttention(RewritePass):
             return either(x * constant(name=name), ops.divide(x, constant(name=name + "_divisor")), x)
 
         scores = scaled(ops.matmul(scaled(q, "q_scale"), scaled(k, "k_scale"), label="scores"), "scale")
-        weights = ops.softmax(maybe(scores, lambda s: s + mask), label="softmax")
+        apart = ops.reshape(scores, label="heads_apart") + mask
+        weights = ops.softmax(either(scores + mask, ops.reshape(apart), scores), label="softmax")
         return ops.matmul(weights, v, label="product", transpose_x=False)
 
     def where(self, m: Match) -> bool:
@@ -37,6 +38,7 @@ class FuseAttention(RewritePass):
             and m.q.shape[:-2] == m.k.shape[:-2] == m.v.shape[:-2]
             and m.softmax.output.shape == scores == (*m.q.shape[:-1], scores[-1])
             and (m.mask is None or m.mask.type.floating)
+            and (m.heads_apart is None or _apart(m.heads_apart.output.shape, scores))
             and all(m.uniform(name) != 0.0 for name in ("q_scale_divisor", "k_scale_divisor", "scale_divisor"))
         )
 
@@ -46,20 +48,30 @@ class FuseAttention(RewritePass):
             factor, divisor = m.uniform(name), m.uniform(name + "_divisor")
             scale *= 1.0 if factor is None else factor
             scale /= 1.0 if divisor is None else divisor
-        q = _heads_inside(m.q, transposed=False)
-        k = _heads_inside(m.k, transposed=not m.scores.transpose_y)
-        v = _heads_inside(m.v, transposed=m.product.transpose_y)
+        heads = None if m.heads_apart is None else m.heads_apart.output.shape[:2]
+        q = _heads_inside(m.q, heads, transposed=False)
+        k = _heads_inside(m.k, heads, transposed=not m.scores.transpose_y)
+        v = _heads_inside(m.v, heads, transposed=m.product.transpose_y)
         mask = m.mask
-        if mask is not None and len(m.q.shape) == 3:
+        if mask is not None and len(m.q.shape) == 3 and heads is None:
             mask = _with_heads(mask)
         result = ops.attention(q, k, v, mask, scale=scale)
-        if len(m.q.shape) == 3:
+        if len(m.q.shape) == 3 and heads is None:
             return ops.reshape(result, shape=m.product.output.shape)
-        return ops.transpose(result, permutation=(0, 2, 1, 3))
+        return ops.reshape(ops.transpose(result, permutation=(0, 2, 1, 3)), shape=m.product.output.shape)
 
 
-def _heads_inside(x: Any, *, transposed: bool) -> Any:
-    """[batch, heads, seq, dim], or [batch, heads, dim, seq] where `transposed`  ->  [batch, seq, heads, dim]"""
+def _apart(shape: tuple[int, ...], scores: tuple[int, ...]) -> bool:
+    """Whether `shape` is [batch, heads, seq, seq] for scores of [batch * heads, seq, seq]."""
+    return len(shape) == 4 and len(scores) == 3 and shape[2:] == scores[1:]
+
+
+def _heads_inside(x: Any, heads: tuple[int, int] | None, *, transposed: bool) -> Any:
+    """[batch, heads, seq, dim], or [batch, heads, dim, seq] where `transposed`  ->  [batch, seq, heads, dim]
+
+    `heads`: batch and number of heads, where they are one axis of x that the model takes apart for its mask.
+    """
+    x = x if heads is None else ops.reshape(x, shape=(*heads, *x.shape[1:]))
     if len(x.shape) == 3:
         x = ops.transpose(x, permutation=(0, 2, 1)) if transposed else x
         return ops.reshape(x, shape=(x.shape[0], x.shape[1], 1, x.shape[2]))

@@ -52,6 +52,23 @@ class TestFuseAttention(PassTest):
         y = ops.reshape(ops.transpose(product, permutation=(0, 2, 1, 3)), shape=(2, 5, 12))
         self.becomes(builder.build(y), {"attention": 1, "reshape": 1})
 
+    @pytest.mark.parametrize("lead", [(2, 3), (1, 6), (6, 1)])
+    def test_heads_taken_apart_for_the_mask(self, lead):
+        """As CLIP's text encoder does it: batch and heads are one axis, but not while the mask is added."""
+        builder = Builder()
+        q, k, v = self.operands(builder, (6,))
+        scores = ops.reshape(ops.matmul(q * 0.5, k, transpose_y=True), shape=(*lead, 5, 7))
+        masked = ops.reshape(scores + builder.input("mask", (lead[0], 1, 5, 7)), shape=(6, 5, 7))
+        expected = {"attention": 1, "reshape": 4} | ({} if lead[1] == 1 else {"transpose": 4})
+        self.becomes(builder.build(ops.matmul(ops.softmax(masked, axis=-1), v)), expected)
+
+    def test_not_where_queries_are_taken_apart(self):
+        builder = Builder()
+        q, k, v = self.operands(builder, (6,), seq=6)
+        scores = ops.reshape(ops.matmul(q, k, transpose_y=True), shape=(6, 2, 3, 7))
+        masked = ops.reshape(scores + builder.input("mask", (6, 2, 1, 7)), shape=(6, 6, 7))
+        self.stays(builder.build(ops.matmul(ops.softmax(masked, axis=-1), v)))
+
     def test_not_over_another_axis(self):
         builder = Builder()
         q, k, v = self.operands(builder)
