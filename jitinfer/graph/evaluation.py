@@ -87,9 +87,7 @@ def apply_view(array: Array, view: View) -> Array:
     flat = numpy.ascontiguousarray(array).reshape(-1)
     if view.size == 0:
         return numpy.empty(view.shape, array.dtype)
-    reach = [(dim - 1) * stride for dim, stride in zip(view.shape, view.strides, strict=True)]
-    low, high = (view.offset + sum(f(0, each) for each in reach) for f in (min, max))
-    if low < 0 or high >= flat.size:
+    if not view.within(flat.size):
         raise GraphError(f"the view {view} leaves its buffer of {flat.size} elements")
     strides = [stride * array.itemsize for stride in view.strides]
     return numpy.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, strides, writeable=False)

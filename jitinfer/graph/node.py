@@ -124,6 +124,11 @@ class Node:
         except KeyError:
             raise AttributeError(f"{self.__dict__['op'].name} has no attribute {name!r}") from None
 
+    @property
+    def plain(self) -> bool:
+        """Whether all operands are read, and all results written, as they are: no view, no store."""
+        return not any(self.views) and not any(self.stores)
+
     def view(self, position: int) -> View | None:
         return self.views[position] if position < len(self.views) else None
 

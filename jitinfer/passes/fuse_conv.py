@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jitinfer.graph.arithmetic import ops
+from jitinfer.passes.fuse_linear import activation_name
 from jitinfer.passes.pattern import Match, either
 from jitinfer.passes.rewrite import RewritePass, graph_pass
 
@@ -66,6 +67,5 @@ class FuseConvActivation(RewritePass):
         return either(*(getattr(ops, name)(product, label="activation") for name in ACTIVATIONS))
 
     def replace(self, m: Match) -> Any:
-        tanh = m.activation.op.name == "gelu" and m.activation.approximate == "tanh"
-        name = "gelu_tanh" if tanh else m.activation.op.name
-        return ops.conv2d(m.x, m.weight, m.bias, **{**m.conv2d.attributes, "activation": name})
+        attributes = {**m.conv2d.attributes, "activation": activation_name(m.activation)}
+        return ops.conv2d(m.x, m.weight, m.bias, **attributes)

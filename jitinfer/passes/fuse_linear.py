@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jitinfer.graph.arithmetic import ops
 from jitinfer.passes.pattern import Match, either
 from jitinfer.passes.rewrite import RewritePass, graph_pass
+
+if TYPE_CHECKING:
+    from jitinfer.graph.node import Node
 
 ACTIVATIONS = ("gelu", "silu", "relu", "leaky_relu", "sigmoid")
 """The ops that a GEMM's epilogue can apply."""
@@ -50,10 +53,13 @@ class FuseLinearActivation(RewritePass):
         return either(*(getattr(ops, name)(product, label="activation") for name in ACTIVATIONS))
 
     def replace(self, m: Match) -> Any:
-        attributes = dict(m.linear.attributes)
-        name = m.activation.op.name
-        if name == "leaky_relu":
+        attributes = {**m.linear.attributes, "activation": activation_name(m.activation)}
+        if m.activation.op.name == "leaky_relu":
             attributes["negative_slope"] = m.activation.negative_slope
-        if name == "gelu" and m.activation.approximate == "tanh":
-            name = "gelu_tanh"
-        return ops.linear(m.x, m.weight, m.bias, **{**attributes, "activation": name})
+        return ops.linear(m.x, m.weight, m.bias, **attributes)
+
+
+def activation_name(node: Node) -> str:
+    """What an epilogue calls the activation that `node` is."""
+    tanh = node.op.name == "gelu" and node.attributes["approximate"] == "tanh"
+    return "gelu_tanh" if tanh else node.op.name

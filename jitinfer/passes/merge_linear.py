@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from jitinfer.graph.graph import Graph
-    from jitinfer.graph.node import Node
+    from jitinfer.graph.node import Node, Value
 
 
 @graph_pass("merge_linear")
@@ -30,12 +30,9 @@ class MergeLinear(GraphPass):
         fixed = {*graph.parameters, *(value for node in weight_nodes(graph) for value in node.outputs)}
         groups: dict[Hashable, list[Node]] = defaultdict(list)
         for node in graph.nodes:
-            if node.op.name == "linear" and not any(node.views) and not any(node.stores):
-                weight, bias, more = node.inputs[1], node.operand("bias"), node.inputs[3:]
-                alone = weight in fixed and (bias is None or bias in fixed) and not any(more)
-                if weight is not None and alone and len(weight.shape) == 2:
-                    form = tuple(value for _, value in sorted(node.attributes.items()))
-                    groups[(node.inputs[0], bias is None, form)].append(node)
+            if _mergeable(node, fixed):
+                form = (node.operand("x"), node.operand("bias") is None, tuple(node.attributes.values()))
+                groups[form].append(node)
         editor = Editor(graph)
         count = 0
         for nodes in groups.values():
@@ -63,3 +60,12 @@ class MergeLinear(GraphPass):
             part = ops.slice(whole, starts=starts, stops=stops, steps=(1,) * len(shape))
             editor.replace(node.output, part.value)
             start = end
+
+
+def _mergeable(node: Node, fixed: set[Value]) -> bool:
+    """Whether it is a product with one matrix, and weight and bias are among the values in `fixed`."""
+    if node.op.name != "linear" or not node.plain:
+        return False
+    weight, bias, *others = (node.operand(name) for name in ("weight", "bias", "residual", "gate"))
+    assert weight is not None
+    return len(weight.shape) == 2 and weight in fixed and (bias is None or bias in fixed) and not any(others)

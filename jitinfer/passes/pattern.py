@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,9 @@ class Pattern(Arithmetic):
         label = attributes.pop("label", op.name)
         return Apply(op, tuple(as_pattern(each) for each in operands), attributes, label)
 
+    @abstractmethod
     def match(self, editor: Editor, value: Value | None, found: Bindings) -> Iterator[Bindings]:
         """All ways in which `value` is what this pattern describes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Apply(Pattern):
         node = None if value is None else editor.producer(value)
         if node is None or value is None or node.op is not self.op:
             return
-        if node.outputs[self.result] is not editor.resolve(value) or any(node.views) or any(node.stores):
+        if node.outputs[self.result] is not editor.resolve(value) or not node.plain:
             return
         for name, wanted in self.attributes.items():
             actual = node.attributes[name]

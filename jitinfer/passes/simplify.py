@@ -28,7 +28,7 @@ class Simplify(GraphPass):
             count = 0
             for node in editor.nodes():
                 rule = RULES.get(node.op.name)
-                if rule is None or any(node.views) or any(node.stores):
+                if rule is None or not node.plain:
                     continue
                 editor.builder.origin = node.origin
                 new = rule(editor, node)
@@ -47,8 +47,7 @@ def _source(editor: Editor, node: Node) -> Value:
 
 def _only_op(editor: Editor, value: Value, name: str) -> Node | None:
     producer = editor.producer(value)
-    plain = producer is not None and producer.op.name == name and not any(producer.views) and not any(producer.stores)
-    return producer if plain else None
+    return producer if producer is not None and producer.op.name == name and producer.plain else None
 
 
 def reshape(editor: Editor, node: Node) -> Value | None:

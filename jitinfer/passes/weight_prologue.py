@@ -17,7 +17,7 @@ def weight_nodes(graph: Graph) -> list[Node]:
     Broadcasts are left out: their readers can repeat what they read. So are opaque nodes, which may be random, and
     control flow.
     """
-    known = {node.output for node in graph.nodes if node.op.name in ("constant", "full")}
+    known = {value for node in graph.nodes if node.op.kind is Kind.CREATION for value in node.outputs}
     weights = set(graph.parameters)
     found = []
     for node in graph.nodes:
@@ -58,13 +58,13 @@ class WeightPrologue(GraphPass):
         )
         needed = {value for node in moved for value in node.inputs}
         for node in graph.nodes:
-            if node.op.name in ("constant", "full") and node.output in needed:
+            if node.op.kind is Kind.CREATION and not needed.isdisjoint(node.outputs):
                 copy(node)
         for node in moved:
             copy(node)
         gone = set(moved)
         rest = tuple(node for node in graph.nodes if node not in gone)
-        read = dict.fromkeys((*(value for node in rest for value in node.inputs if value in inside), *graph.outputs))
+        read = dict.fromkeys((*(value for node in rest for value in node.inputs if value is not None), *graph.outputs))
         own = {value for node in rest for value in node.outputs}
         parameters = tuple(value for value in read if value in inside and value not in own)
         after = Graph(prologue.inputs, (), tuple(nodes), tuple(inside[value] for value in parameters))

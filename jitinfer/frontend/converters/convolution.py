@@ -52,6 +52,6 @@ def batch_norm(importer: Importer, op: PirOp, x: Any, mean: Any, variance: Any, 
     factor = ops.rsqrt(variance + op.attributes["epsilon"])
     factor = factor if scale is None else factor * scale
     summand = -mean * factor if bias is None else bias - mean * factor
-    spread = (-1, *[1] * (len(x.shape) - 2)) if op.attributes["data_format"] == "NCHW" else (-1,)
-    shape = tuple(x.shape[1] if dim == -1 else dim for dim in spread) if len(spread) > 1 else mean.shape
+    after = len(x.shape) - 2 if op.attributes["data_format"] == "NCHW" else 0
+    shape = (*mean.shape, *[1] * after)
     return [x * ops.reshape(factor, shape=shape) + ops.reshape(summand, shape=shape)]

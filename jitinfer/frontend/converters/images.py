@@ -21,8 +21,18 @@ Array = numpy.ndarray[Any, Any]
 def pool2d(importer: Importer, op: PirOp, x: Any, window: Any) -> Any:
     supported(op.attributes["data_format"] == "NCHW", "channels in the last place")
     size = known_integers(importer, window)
-    size = size * 2 if len(size) == 1 else size
-    largest = op.attributes["pooling_type"] == "max"
+    return pooled(importer, op, x, size * 2 if len(size) == 1 else size, largest=op.attributes["pooling_type"] == "max")
+
+
+@converter("max_pool2d_with_index")
+def max_pool2d_with_index(importer: Importer, op: PirOp, x: Any) -> list[Any]:
+    """Without the indices."""
+    supported(op.results[1][0] not in importer.used, "the places of the largest elements")
+    return [pooled(importer, op, x, list(op.attributes["kernel_size"]), largest=True), None]
+
+
+def pooled(importer: Importer, op: PirOp, x: Any, size: list[int], *, largest: bool) -> Any:
+    """x pooled by windows of `size`, or to an image of `size` where the operator is adaptive."""
     if op.attributes["global_pooling"] or (op.attributes["adaptive"] and size == [1, 1]):
         return (ops.max if largest else ops.mean)(x, axes=(2, 3), keepdims=True)
     pool = ops.max_pool2d if largest else ops.average_pool2d
@@ -33,33 +43,15 @@ def pool2d(importer: Importer, op: PirOp, x: Any, window: Any) -> Any:
         supported(not largest, "the largest of windows of several sizes")
         rows, columns = (adaptive_means(old, new) for old, new in zip(x.shape[2:], size, strict=True))
         return mixed(importer, x, rows, columns)
-    strides, given = op.attributes["strides"], sides(op, x.shape[2:], size)
-    padding: tuple[tuple[int, int], ...] = given
-    counted = not largest and not op.attributes["exclusive"]
-    if op.attributes["ceil_mode"]:
-        supported(not counted, "windows beyond the padding that count it")
-        padding = tuple(
+    counting = {} if largest else {"count_padding": not op.attributes["exclusive"]}
+    strides, padding = op.attributes["strides"], list(sides(op, x.shape[2:], size))
+    if op.attributes.get("ceil_mode"):
+        supported(not any(counting.values()), "windows beyond the padding that count it")
+        padding = [
             (low, high + -(old + low + high - width) % stride)
             for old, width, stride, (low, high) in zip(x.shape[2:], size, strides, padding, strict=True)
-        )
-    counting = {} if largest else {"count_padding": counted}
-    return pool(x, window=tuple(size), strides=tuple(strides), padding=padding, **counting)
-
-
-@converter("max_pool2d_with_index")
-def max_pool2d_with_index(importer: Importer, op: PirOp, x: Any) -> list[Any]:
-    """Without the indices."""
-    supported(op.results[1][0] not in importer.used, "the places of the largest elements")
-    size = list(op.attributes["kernel_size"])
-    if op.attributes["global_pooling"] or (op.attributes["adaptive"] and size == [1, 1]):
-        return [ops.max(x, axes=(2, 3), keepdims=True), None]
-    strides, padding = op.attributes["strides"], sides(op, x.shape[2:], size)
-    if op.attributes["adaptive"]:
-        whole = all(old % new == 0 for old, new in zip(x.shape[2:], size, strict=True))
-        supported(whole, "the largest of windows of several sizes")
-        strides = size = [old // new for old, new in zip(x.shape[2:], size, strict=True)]
-    supported(not op.attributes.get("ceil_mode"), "windows beyond the padding")
-    return [ops.max_pool2d(x, window=tuple(size), strides=tuple(strides), padding=padding), None]
+        ]
+    return pool(x, window=tuple(size), strides=tuple(strides), padding=tuple(padding), **counting)
 
 
 def adaptive_means(old: int, new: int) -> Array:
@@ -118,8 +110,8 @@ def interpolation(old: int, new: int, ratio: float, centre: float) -> Array:
 
 def resized(op: PirOp, x: Any, sizes: tuple[Any, ...]) -> tuple[tuple[int, int], list[numpy.float32]]:
     """The new height and width, and how far one step of the result goes in the image, for each."""
-    supported(not any(each for each in sizes if isinstance(each, list)), "a size that is a tensor")
-    supported(all(each is None or isinstance(each, list) for each in sizes), "a size that is a tensor")
+    absent = all(each is None or (isinstance(each, list) and not each) for each in sizes)
+    supported(absent, "a size that is a tensor")
     supported(op.attributes["data_format"] == "NCHW", "channels in the last place")
     factors = [float(each) for each in op.attributes["scale"]]
     factors = factors * 2 if len(factors) == 1 else factors

@@ -182,10 +182,10 @@ def roll(importer: Importer, op: PirOp, x: Any, shifts: Any) -> Any:
     if not axes:
         x, axes = ops.reshape(x, shape=(math.prod(shape),)), [0]
     for shift, axis in zip(by, axes, strict=True):
-        size = x.shape[axis % len(x.shape)]
+        along = axis % len(x.shape)
+        size = x.shape[along]
         start = -shift % max(size, 1)
         if start:
-            along = axis % len(x.shape)
             x = ops.concat(cut(x, along, start, size), cut(x, along, 0, start), axis=along)
     return ops.reshape(x, shape=shape)
 

@@ -15,6 +15,7 @@ Array = Any
 
 PARTS = {"complex64": "float32", "complex128": "float64"}
 """The dtype of either part."""
+_WHOLE = {part: whole for whole, part in PARTS.items()}
 
 
 class Part(Op):
@@ -40,9 +41,10 @@ class FromParts(Op):
     kind = Kind.POINTWISE
 
     def infer(self, real: TensorType, imag: TensorType) -> TensorType:
-        wide = {part: whole for whole, part in PARTS.items()}
-        require(real.dtype == imag.dtype and real.dtype in wide, "the parts are float32 or float64, and both the same")
-        return TensorType(broadcast(real.shape, imag.shape), wide[real.dtype])
+        require(
+            real.dtype == imag.dtype and real.dtype in _WHOLE, "the parts are float32 or float64, and both the same"
+        )
+        return TensorType(broadcast(real.shape, imag.shape), _WHOLE[real.dtype])
 
     def evaluate(self, real: Array, imag: Array) -> Array:
         whole = numpy.empty(broadcast(real.shape, imag.shape), numpy.result_type(real.dtype, numpy.complex64))

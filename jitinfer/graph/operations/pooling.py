@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -59,8 +60,7 @@ class Pool2d(Op):
         return total / counts
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **attributes: Any) -> int:
-        width, height = attributes["window"]
-        return outputs[0].size * int(width) * int(height)
+        return int(outputs[0].size * math.prod(attributes["window"]))
 
 
 def windows(x: Array, outside: float, window: Pair, strides: Pair, padding: Padding) -> Array:
