@@ -117,6 +117,7 @@ class Importer:
         except (UnsupportedForm, GraphError, KeyError, TypeError, ValueError) as reason:
             logger.debug("%s is left to Paddle: %s: %s", op.name, type(reason).__name__, reason)
             del self.builder.nodes[added:]
+            self._placed = min(self._placed, added)
             results = self._opaque(op, operands)
         results = results if isinstance(results, (list, tuple)) else [results]
         for (number, _), result in zip(op.results, results, strict=False):
