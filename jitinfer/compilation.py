@@ -21,6 +21,7 @@ from jitinfer.engines import engine_for
 from jitinfer.engines.protocol import Request
 from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.frontend.capture import Reference, rebuilds
+from jitinfer.frontend.origins import packed, unpacked
 from jitinfer.frontend.program import Program
 from jitinfer.frontend.sources import unchanged_since_start
 from jitinfer.frontend.structure import NotStorableError, from_json, key_document, to_json
@@ -276,11 +277,12 @@ class Compiler:
             result = from_json(entry.metadata["result"])
             places: Any = entry.metadata["parameters"]
             parameters = tuple(observation.tensors[path].tensor() for path in places)
-        except (KeyError, TypeError, ValueError) as error:
+            origins = unpacked(entry.metadata["origins"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             logger.info("%s: the trace in the cache does not fit (%s); tracing", self.name, error)
             return None
         logger.info("%s: trace found in the cache (%s)", self.name, key.digest[:12])
-        return Trace(program, parameters, result)
+        return Trace(program, parameters, result, origins)
 
     def _store_trace(self, key: Key, found: Trace, observation: Observation) -> None:
         paths = observation.tensor_paths()
@@ -295,7 +297,12 @@ class Compiler:
         except NotStorableError as error:
             logger.info("%s: its trace is not kept on disk: %s", self.name, error)
             return
-        metadata = {"program": found.program.metadata(), "result": result, "parameters": places}
+        metadata = {
+            "program": found.program.metadata(),
+            "result": result,
+            "parameters": places,
+            "origins": packed(found.origins),
+        }
         self._cache().put(key, {"program": found.program.text}, metadata)
 
 

@@ -49,6 +49,6 @@ def imported(function, tensors, arguments=None, layer=None):
     found = trace(call, [type_of(tensor) for tensor in values], state)
     with paddle.no_grad():
         _, expected = flatten_results(function(**tensors, **arguments), (paddle.Tensor,))
-    graph = import_program(found.program)
+    graph = import_program(found.program, origins=found.origins)
     weights = [tensor.numpy() for tensor in found.parameters]
     return Imported(graph, [value.numpy() for value in values], weights, [each.numpy() for each in expected])

@@ -10,15 +10,18 @@ import numpy
 
 from jitinfer.errors import GraphError
 from jitinfer.frontend.converters import CONVERTERS, PirOp, UnsupportedForm
-from jitinfer.frontend.converters.complex_numbers import convert_complex, is_complex, whole
+from jitinfer.frontend.converters.complex_numbers import Complex, convert_complex, is_complex, whole
+from jitinfer.frontend.program import entries
 from jitinfer.graph import Builder, Graph, Tensor, TensorType, op_named
 from jitinfer.graph.evaluation import evaluate_node
+from jitinfer.graph.node import NOWHERE
 from jitinfer.graph.op import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jitinfer.frontend.program import Program
+    from jitinfer.graph.node import Origin, Value
 
 _DTYPES = {
     "t_bool": "bool",
@@ -42,51 +45,108 @@ Array = numpy.ndarray[Any, Any]
 logger = logging.getLogger("jitinfer.frontend")
 
 
-def import_program(program: Program, shapes: Sequence[Sequence[int]] | None = None) -> Graph:
-    """The graph of a program whose inputs have `shapes` (None: as traced, which must be without dynamic dims).
+def import_program(
+    program: Program, shapes: Sequence[Sequence[int]] | None = None, origins: Sequence[Origin] = ()
+) -> Graph:
+    """The graph of a program.
 
     An operator without a converter, or in a form that its converter does not know, becomes an opaque node.
-    Raises GraphError for dynamic dims that nobody fills in, and for control flow.
+
+    Args:
+        shapes: the inputs' shapes; None: as traced, which must be without dynamic dims.
+        origins: those of the program's trace, to be those of the nodes.
+
+    Raises GraphError for dims that nobody knows.
     """
-    return Importer(program, shapes).graph()
+    document = json.loads(program.text)
+    block = document["program"]["regions"][0]["blocks"][0]
+    for entry, origin in zip(entries(block), origins, strict=False):
+        entry["origin"] = origin
+    importer = Importer(Builder(), {each["%"] for entry in entries(block) for each in entry.get("I", ())})
+    shapes = [kind.shape for kind in program.inputs] if shapes is None else [tuple(each) for each in shapes]
+    for position, (shape, kind) in enumerate(zip(shapes, program.inputs, strict=True)):
+        name = f"in_{position}"
+        importer.given[name] = importer.builder.input(name, shape, kind.dtype)
+    importer.run(block)
+    return importer.builder.build(*(importer.fetched[f"out_{i}"] for i in range(program.outputs)))
 
 
 class Importer:
-    """What converters see of a program on its way to a graph."""
+    """One block of a program on its way to a graph: what converters see.
 
-    def __init__(self, program: Program, shapes: Sequence[Sequence[int]] | None) -> None:
-        self.builder = Builder()
-        self._program = program
-        self._shapes = [kind.shape for kind in program.inputs] if shapes is None else [tuple(each) for each in shapes]
+    A block inside of another one takes what it reads from there as inputs of its own graph (`captured`), or computes
+    it again where it depends on constants alone.
+    """
+
+    def __init__(self, builder: Builder, used: set[int], outer: Importer | None = None) -> None:
+        self.builder = builder
+        self.used = used
+        """The numbers of the values that some operator reads."""
+        self.given: dict[str, Tensor] = {}
+        self.fetched: dict[str, Tensor] = {}
+        self.captured: dict[Value, Tensor] = {}
+        """What this block's graph takes from around it, by its own inputs."""
+        self._outer = outer
         self._values: dict[int, Any] = {0: None}
         self._known: dict[str, Array | None] = {}
         self._placed = 0
-        self.used: set[int] = set()
-        """The numbers of the values that some operator reads."""
         self._nodes: dict[str, Any] = {}
 
-    def graph(self) -> Graph:
-        document = json.loads(self._program.text)
-        (block,) = document["program"]["regions"][0]["blocks"]
-        inputs = [
-            self.builder.input(f"in_{i}", shape, kind.dtype)
-            for i, (shape, kind) in enumerate(zip(self._shapes, self._program.inputs, strict=True))
-        ]
-        fetched: dict[str, Tensor] = {}
-        self.used = {each["%"] for entry in block["ops"] if entry["#"] != "p" for each in entry.get("I", ())}
+    def run(self, block: Any) -> list[Any]:
+        """Import the operations of a block; what it yields."""
         for entry in block["ops"]:
+            self.builder.origin = entry.get("origin", NOWHERE)
             if entry["#"] == "p":
                 self._parameter(entry)
                 continue
-            op = _op(entry)
+            op = pir_op(entry)
+            if op.name == "cf.yield":
+                return [self.value(number) for number in op.operands]
             if op.name == "pd_op.data":
-                self._values[op.results[0][0]] = inputs[int(op.attributes["name"].removeprefix("in_"))]
+                self.bind(op.results[0][0], self.given[op.attributes["name"]])
             elif op.name == "pd_op.fetch":
-                fetched[op.attributes["name"]] = whole(self._values[op.operands[0]])
+                self.fetched[op.attributes["name"]] = whole(self.value(op.operands[0]))
             else:
                 self._convert(op)
-        outputs = [fetched[f"out_{i}"] for i in range(self._program.outputs)]
-        return self.builder.build(*outputs)
+        return []
+
+    def bind(self, number: int, value: Any) -> None:
+        self._values[number] = value
+
+    def value(self, number: int) -> Any:
+        """What stands for a value of the program: a tensor, a pair of them for a complex one, a list, or None."""
+        if number not in self._values:
+            if self._outer is None:
+                raise GraphError(f"the program's value {number} is not computed by anything that could be imported")
+            self._values[number] = self._taken(self._outer.value(number))
+        return self._values[number]
+
+    def _taken(self, value: Any) -> Any:
+        """A value of the block around this one, for use in this one."""
+        assert self._outer is not None
+        if isinstance(value, list):
+            return [self._taken(each) for each in value]
+        if isinstance(value, Complex):
+            return Complex(self._taken(value.real), self._taken(value.imag))
+        if value is None:
+            return None
+        known = self._outer.known(value)
+        if known is not None:
+            return self.builder.constant(known, value.dtype)
+        return self.capture(value)
+
+    def capture(self, outer: Tensor) -> Tensor:
+        """An input of this block's graph that stands for a tensor of the block around it."""
+        for value, tensor in self.captured.items():
+            if tensor.value is outer.value:
+                return self.builder.tensor(value)
+        inner = self.builder.input(f"x_{len(self.captured)}", outer.shape, outer.dtype)
+        self.captured[inner.value] = outer
+        return inner
+
+    def nested(self) -> Importer:
+        """For a block inside of this one, with a graph of its own."""
+        return Importer(Builder(), self.used, self)
 
     def _parameter(self, entry: Any) -> None:
         kind = _type(entry["O"]["TT"])
@@ -95,7 +155,7 @@ class Importer:
         self._values[entry["O"]["%"]] = self.builder.parameter(entry["A"][3], kind.shape, kind.dtype)
 
     def _convert(self, op: PirOp) -> None:
-        operands = [self._values[number] for number in op.operands]
+        operands = [self.value(number) for number in op.operands]
         if op.name == "builtin.combine":
             self._values[op.results[0][0]] = operands
             return
@@ -106,7 +166,7 @@ class Importer:
                 self._values[number] = tensor
             return
         convert = CONVERTERS.get(op.name.rstrip("_"))
-        added = len(self.builder.nodes)
+        mark = self.mark()
         try:
             if any(map(is_complex, operands)):
                 results = convert_complex(self, op, operands)
@@ -116,26 +176,41 @@ class Importer:
                 results = convert(self, op, *operands)
         except (UnsupportedForm, GraphError, KeyError, TypeError, ValueError) as reason:
             logger.debug("%s is left to Paddle: %s: %s", op.name, type(reason).__name__, reason)
-            del self.builder.nodes[added:]
-            self._placed = min(self._placed, added)
+            self.forget(mark)
             results = self._opaque(op, operands)
         results = results if isinstance(results, (list, tuple)) else [results]
         for (number, _), result in zip(op.results, results, strict=False):
             self._values[number] = result
 
+    def mark(self) -> tuple[int, Origin]:
+        """For `forget`: how far the import has come."""
+        return len(self.builder.nodes), self.builder.origin
+
+    def forget(self, mark: tuple[int, Origin]) -> None:
+        """Take back what was added since `mark`."""
+        added, self.builder.origin = mark
+        del self.builder.nodes[added:]
+        self._placed = min(self._placed, added)
+
     def _opaque(self, op: PirOp, operands: Sequence[Any]) -> list[Any]:
         """The operator as it is, for Paddle to run. A list of tensors among its operands is written out.
 
+        What stands inside of it is part of the attributes; what that reads from around it comes as further operands.
+
         Results that nobody uses, or that are no dense tensors, are left out (caches for the operator's gradient).
         """
-        operands = [whole(operand) for operand in operands]
+        captured = _free(op.blocks)
+        operands = [whole(operand) for operand in (*operands, *map(self.value, captured))]
         flat = [each for operand in operands for each in (operand if isinstance(operand, list) else [operand])]
         kinds = [kind if number in self.used else None for number, kind in op.results]
         if any(kind is not None and min((*kind.shape, 0)) < 0 for kind in kinds):
             raise GraphError(f"{op.name} has results with dims that nobody knows")
         types = tuple((kind.shape, kind.dtype) for kind in kinds if kind is not None)
         layout = [len(operand) if isinstance(operand, list) else int(operand is not None) for operand in operands]
-        attributes = json.dumps({"attributes": op.attributes, "operands": layout}, sort_keys=True, default=str)
+        described = {"attributes": op.attributes, "operands": layout}
+        if op.blocks:
+            described.update(blocks=_without_origins(op.blocks), captured=captured)
+        attributes = json.dumps(described, sort_keys=True, default=str)
         given = [each.value for each in flat if each is not None]
         extra = {"operator": op.name, "attributes": attributes, "types": types}
         computed = iter(self.builder.add(op_named("paddle"), given, extra))
@@ -171,7 +246,7 @@ class Importer:
         return self._known[value.name]
 
 
-def _op(entry: Any) -> PirOp:
+def pir_op(entry: Any) -> PirOp:
     code, _, name = entry["#"].partition(".")
     attributes = {each["N"]: _attribute(each["AT"]) for each in entry.get("A", ())}
     results = entry.get("O", [])
@@ -181,7 +256,32 @@ def _op(entry: Any) -> PirOp:
         attributes,
         tuple(each["%"] for each in entry.get("I", ())),
         tuple((each["%"], _type(each.get("TT"))) for each in results),
+        tuple(block for region in entry.get("regions", ()) for block in region["blocks"]),
     )
+
+
+def _free(blocks: Sequence[Any]) -> list[int]:
+    """The numbers of the values that blocks read and do not define."""
+    read: dict[int, None] = {}
+    defined: set[int] = {0}
+    for block in blocks:
+        defined.update(each["#"] for each in block.get("args", ()))
+        for entry in entries(block):
+            read.update((each["%"], None) for each in entry.get("I", ()))
+            defined.update(number for number, _ in pir_op(entry).results)
+            defined.update(
+                each["#"]
+                for region in entry.get("regions", ())
+                for inner in region["blocks"]
+                for each in inner.get("args", ())
+            )
+    return [number for number in read if number not in defined]
+
+
+def _without_origins(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {name: _without_origins(each) for name, each in document.items() if name != "origin"}
+    return [_without_origins(each) for each in document] if isinstance(document, (list, tuple)) else document
 
 
 def _type(document: Any) -> TensorType | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jitinfer.graph.types import TensorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,12 @@ class Program:
 def parameter_name(position: int) -> str:
     """Sorted by name is sorted by position, as Paddle's file of parameters wants it."""
     return f"p_{position:06d}"
+
+
+def entries(block: Any) -> Iterator[Any]:
+    """The operations of a block of a program's JSON, each followed by those inside of it."""
+    for entry in block["ops"]:
+        yield entry
+        for region in entry.get("regions", ()):
+            for inner in region["blocks"]:
+                yield from entries(inner)

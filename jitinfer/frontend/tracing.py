@@ -17,6 +17,7 @@ from paddle.static import pir_io
 from jitinfer.errors import TraceError
 from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
+from jitinfer.frontend.origins import LayerPaths, layers_in, origins_of
 from jitinfer.frontend.program import Program, parameter_name
 from jitinfer.frontend.rounding import rounding_of
 from jitinfer.frontend.translator import current_sources_only, distinct_names, quiet_translator, refresh_translations
@@ -25,6 +26,8 @@ from jitinfer.graph.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from jitinfer.graph.node import Origin
 
 LONGEST = 600.0
 """Seconds that a trace may take; one that takes longer is taken not to end at all."""
@@ -72,11 +75,15 @@ class StatefulError(UntraceableError):
 
 @dataclass(frozen=True)
 class Trace:
-    """`parameters`: the captured tensors, in the program's order; `result`: the structure of what it returns."""
+    """`parameters`: the captured tensors, in the program's order; `result`: the structure of what it returns.
+
+    `origins`: where each operation comes from, in the order of the program's text, those inside of others after them.
+    """
 
     program: Program
     parameters: tuple[paddle.Tensor, ...]
     result: Tree
+    origins: tuple[Origin, ...] = ()
 
 
 @dataclass
@@ -134,10 +141,11 @@ def trace(
     ]
     with PADDLE.exclusive(), quiet_translator(), current_sources_only(), distinct_names(tensors), paddle.no_grad():
         refresh_translations()
+        layers = LayerPaths()
         try:
             wrapper = paddle.jit.not_to_static(traced)
             static = paddle.jit.to_static(wrapper, input_spec=[specs], full_graph=True)
-            with deadline(LONGEST):
+            with deadline(LONGEST), layers.recorded():
                 concrete = static.concrete_program
         except DeadlineError as error:
             raise UntraceableError(f"its trace did not end within {LONGEST:.0f} s") from error
@@ -147,6 +155,7 @@ def trace(
             raise UntraceableError("the function was not called while it was traced")
         if recorded.written:
             raise UntraceableError(f"it changes {recorded.written} in place")
+        layers.write(_all_ops(concrete.main_program.global_block()))
         return _assemble(concrete, recorded.result, inputs, prune)
 
 
@@ -242,8 +251,9 @@ def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: 
     for op in ops:
         if op.name() == "builtin.parameter":
             op.set_str_attr("parameter_name", renames[op.attrs()["parameter_name"]])
+    text, layers = _serialise(program)
     static = Program(
-        text=_serialise(program),
+        text=text,
         inputs=tuple(inputs),
         parameters=tuple(type_of(tensor) for tensor in parameters),
         outputs=len(outputs),
@@ -251,7 +261,7 @@ def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: 
         rounding=rounding_of(program),
         operations=len(ops) - len(parameters),
     )
-    return Trace(static, tuple(parameters), result)
+    return Trace(static, tuple(parameters), result, origins_of([op.callstack for op in ops], layers))
 
 
 def _tensors_by_name(tensors: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
@@ -279,15 +289,19 @@ def _static_mode(program: Any) -> Iterator[None]:
         paddle.disable_static()
 
 
-def _serialise(program: Any) -> bytes:
-    """Paddle's JSON for `program`, less what differs between processes that trace the same function."""
+def _serialise(program: Any) -> tuple[bytes, list[str]]:
+    """Paddle's JSON for `program`, less what differs between processes that trace the same function.
+
+    Also the operations' paths of layers, which are part of that.
+    """
     with tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:  # Paddle writes programs to files only
         path = os.path.join(folder, "program.json")
         core.serialize_pir_program(program, path)
         with open(path, "rb") as file:
             document = json.load(file)
+    layers = layers_in(document)
     _strip(document)
-    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode(), layers
 
 
 _PER_PROCESS = ("struct_name", "op_callstack")

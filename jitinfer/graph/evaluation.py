@@ -67,7 +67,7 @@ def evaluate_node(node: Node, arrays: Sequence[Array | None], arithmetic: str = 
     ]
     if arithmetic == "float32":
         seen = [_widened(array) for array in seen]
-    extra = {"arithmetic": arithmetic} if getattr(node.op, "nested", False) else {}
+    extra = {"arithmetic": arithmetic} if node.op.nested else {}
     with numpy.errstate(all="ignore"):
         results = node.op.evaluate(*seen, **node.attributes, **extra)
     results = results if isinstance(results, tuple) else (results,)

@@ -44,6 +44,14 @@ class Graph:
         """How many nodes there are of each op, by name."""
         return Counter(node.op.name for node in self.nodes)
 
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one evaluation."""
+        return sum(
+            node.op.flops(node.input_types(), [value.type for value in node.outputs], **node.attributes)
+            for node in self.nodes
+        )
+
     def walk(self) -> Iterator[Node]:
         """All nodes, those of nested graphs included, not those of the prologue."""
         for node in self.nodes:

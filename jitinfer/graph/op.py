@@ -54,6 +54,8 @@ class Op:
     commutative: ClassVar[bool] = False
     strided: ClassVar[bool] = False
     """Whether its kernels can read every operand through strides."""
+    nested: ClassVar[bool] = False
+    """Whether it holds graphs: `evaluate` is then told the `arithmetic` to evaluate them in."""
     infer: Any
     """`infer(*types, **attributes)` -> a TensorType, or a tuple of them for several outputs. Raises TypeMismatch."""
     evaluate: Any

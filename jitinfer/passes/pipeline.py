@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jitinfer.errors import GraphError, PassError
+from jitinfer.graph.graph import Graph
+from jitinfer.graph.op import Kind
 from jitinfer.graph.text import to_text
 from jitinfer.passes.rewrite import pass_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jitinfer.graph.graph import Graph
+    from jitinfer.passes.rewrite import GraphPass
 
 DEFAULT = (
     "eliminate_dead_nodes",
@@ -94,7 +97,7 @@ def run_passes(graph: Graph, names: Sequence[str] | None = None, *, check: bool 
     steps = []
     for each in passes:
         started = time.perf_counter()
-        after, changes = each.run(graph)
+        after, changes = _run_inside_too(each, graph)
         if check:
             try:
                 after.check()
@@ -103,3 +106,23 @@ def run_passes(graph: Graph, names: Sequence[str] | None = None, *, check: bool 
         steps.append(Step(each.name, changes, time.perf_counter() - started, graph, after))
         graph = after
     return graph, Report(tuple(steps))
+
+
+def _run_inside_too(each: GraphPass, graph: Graph) -> tuple[Graph, int]:
+    """The pass on a graph and on the branches and bodies of its control flow."""
+    after, changes = each.run(graph)
+    nodes = []
+    for node in after.nodes:
+        if node.op.kind is Kind.CONTROL:
+            inside = {
+                name: _run_inside_too(each, value)
+                for name, value in node.attributes.items()
+                if isinstance(value, Graph)
+            }
+            count = sum(done for _, done in inside.values())
+            if count:
+                changes += count
+                attributes = {**node.attributes, **{name: better for name, (better, _) in inside.items()}}
+                node = dataclasses.replace(node, attributes=attributes)
+        nodes.append(node)
+    return (after if tuple(nodes) == after.nodes else dataclasses.replace(after, nodes=tuple(nodes))), changes

@@ -350,6 +350,57 @@ def test_an_opaque_op_says_that_it_has_no_reference():
         evaluate(builder.build(y), [numpy.zeros(3, "float32")])
 
 
+def branch(function, *types):
+    builder = Builder()
+    results = function(*(builder.input(f"x{i}", shape, dtype) for i, (shape, dtype) in enumerate(types)))
+    return builder.build(*results)
+
+
+def test_a_conditional_evaluates_one_branch():
+    kinds = ((3,), "float64"), ((3,), "float64")
+    then = branch(lambda x, y: (x + y, x * y), *kinds)
+    otherwise = branch(lambda x, y: (x - y, y), *kinds)
+    x, y = normal(3), normal(3)
+    for condition, expected in ((True, (x + y, x * y)), (False, (x - y, y))):
+        agrees("conditional", expected, numpy.array(condition), x, y, then=then, otherwise=otherwise)
+
+
+def test_a_conditional_refuses_branches_that_do_not_fit():
+    builder = Builder()
+    condition, x = builder.input("c", (), "bool"), builder.input("x", (3,))
+    then, other = (
+        branch(lambda x: (x,), ((3,), "float32")),
+        branch(lambda x: (ops.reshape(x, shape=(1, 3)),), ((3,), "float32")),
+    )
+    with pytest.raises(GraphError, match="different types"):
+        ops.conditional(condition, x, then=then, otherwise=other)
+    with pytest.raises(GraphError, match="does not take its operands"):
+        ops.conditional(condition, x, x, then=then, otherwise=then)
+    with pytest.raises(GraphError, match="not one bool"):
+        ops.conditional(x, x, then=then, otherwise=then)
+
+
+def test_a_loop_carries_its_values():
+    def body(count, x, step, last):
+        following = count + step
+        return ops.less(following, last), following, x * 2.0
+
+    number = ((1,), "int64")
+    graph = branch(body, number, ((3,), "float64"), number, number)
+    x, one = normal(3), numpy.ones(1, "int64")
+    arrays = numpy.array([True]), 0 * one, x, one, 5 * one
+    agrees("while_loop", (5 * one, 32 * x), *arrays, body=graph, carried=2)
+    agrees("while_loop", (0 * one, x), numpy.array([False]), *arrays[1:], body=graph, carried=2)
+
+
+def test_a_loop_refuses_a_body_that_changes_types():
+    builder = Builder()
+    running, x = builder.input("c", (), "bool"), builder.input("x", (3,))
+    grows = branch(lambda x: (ops.less(ops.sum(x, axes=(0,)), 1.0), ops.concat(x, x, axis=0)), ((3,), "float32"))
+    with pytest.raises(GraphError, match="does not give what it takes"):
+        ops.while_loop(running, x, body=grows, carried=1)
+
+
 def test_no_op_is_left_without_a_test():
     assert set(table()) - SEEN == {"paddle"}
 

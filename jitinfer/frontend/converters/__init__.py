@@ -3,6 +3,7 @@
 from jitinfer.frontend.converters import (
     complex_numbers,
     contraction,
+    control,
     convolution,
     creation,
     images,
@@ -17,6 +18,7 @@ __all__ = [
     "UnsupportedForm",
     "complex_numbers",
     "contraction",
+    "control",
     "convolution",
     "creation",
     "images",

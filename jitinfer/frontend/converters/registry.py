@@ -22,12 +22,16 @@ class UnsupportedForm(Exception):  # noqa: N818 (never leaves the house: the imp
 
 @dataclass(frozen=True)
 class PirOp:
-    """One operation of a PIR program: `name` as "pd_op.matmul"; `results`: number and type, None for no tensor."""
+    """One operation of a PIR program: `name` as "pd_op.matmul"; `results`: number and type, None for no tensor.
+
+    `blocks`: what stands inside of it, as JSON.
+    """
 
     name: str
     attributes: dict[str, Any]
     operands: tuple[int, ...]
     results: tuple[tuple[int, TensorType | None], ...]
+    blocks: tuple[Any, ...] = ()
 
 
 def converter(*names: str) -> Callable[[Converter], Converter]:

@@ -3,6 +3,7 @@
 from jitinfer.graph.operations import (
     complex_numbers,
     contraction,
+    control,
     convolution,
     creation,
     fused,
@@ -16,6 +17,7 @@ from jitinfer.graph.operations import (
 __all__ = [
     "complex_numbers",
     "contraction",
+    "control",
     "convolution",
     "creation",
     "fused",
