@@ -35,7 +35,32 @@ def x(*shape):
     return paddle.randn(list(shape))
 
 
+def assigned(a, b):
+    a = a * 1.5
+    a[:, 1:3] = b
+    a[0] = 2.0
+    a[:, ::2] = 0.5
+    a[2:0:-1, 0] = b[:2, 0]
+    a[1, 2] = a[2, 0] + 1
+    return a
+
+
+def put(a, b):
+    last = paddle.put_along_axis(a, paddle.to_tensor([[0], [3], [-1]]), 1.5, 1)
+    return last, paddle.put_along_axis(a, paddle.to_tensor([[0, 2, 1, 2], [1, 0, 2, 0]]), b, 0)
+
+
 SPELLINGS = {
+    "assignment to parts": (assigned, [x(3, 4), x(3, 2)]),
+    "put_along_axis": (put, [x(3, 4), x(2, 4)]),
+    "embedding with padding": (
+        lambda i, table: functional.embedding(i, table, padding_idx=2),
+        [paddle.to_tensor([[0, 2], [1, 3]]), x(4, 5)],
+    ),
+    "swiglu": (
+        lambda a, b: (paddle.incubate.nn.functional.swiglu(a), paddle.incubate.nn.functional.swiglu(a, b)),
+        [x(3, 4), x(3, 4)],
+    ),
     "scale and shift": (
         lambda a: paddle.scale(a, 2.0, 1.0) + paddle.scale(a, 3.0, 0.5, bias_after_scale=False),
         [x(3, 4)],

@@ -1,6 +1,7 @@
 """Converters of Paddle's operators, one file for each family. Importing this package fills the registry."""
 
 from jitinfer.frontend.converters import (
+    assignment,
     complex_numbers,
     contraction,
     control,
@@ -16,6 +17,7 @@ __all__ = [
     "CONVERTERS",
     "PirOp",
     "UnsupportedForm",
+    "assignment",
     "complex_numbers",
     "contraction",
     "control",

@@ -151,8 +151,12 @@ def repeat_interleave(importer: Importer, op: PirOp, x: Any) -> Any:
 
 @converter("embedding")
 def embedding(importer: Importer, op: PirOp, indices: Any, table: Any) -> Any:
-    supported(op.attributes["padding_idx"] in (-1, None), "an embedding with padding")
-    return ops.gather(table, indices, axis=0)
+    """The row of the padding index, if there is one, counts as zeros."""
+    rows, padding = ops.gather(table, indices, axis=0), op.attributes["padding_idx"]
+    if padding in (-1, None):
+        return rows
+    padded = ops.reshape(ops.equal(indices, int(padding)), shape=(*indices.shape, 1))
+    return ops.where(padded, importer.builder.constant(0, table.dtype), rows)
 
 
 @converter("gather_nd")

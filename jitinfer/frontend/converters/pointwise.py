@@ -166,3 +166,15 @@ def dropout(importer: Importer, op: PirOp, x: Any, seed: Any, p: Any) -> Any:
 @converter("assign", "share_data", "assign_out", "memcpy_h2d", "memcpy_d2h")
 def assign(importer: Importer, op: PirOp, x: Any, *_: Any) -> Any:
     return x
+
+
+@converter("swiglu")
+def swiglu(importer: Importer, op: PirOp, x: Any, up: Any = None) -> Any:
+    """Without `up`, the halves of x along its last axis."""
+    if up is None:
+        half = x.shape[-1] // 2
+        starts, sizes = (0,) * len(x.shape), x.shape
+        steps = (1,) * len(x.shape)
+        gate = ops.slice(x, starts=starts, stops=(*sizes[:-1], half), steps=steps)
+        x, up = gate, ops.slice(x, starts=(*starts[:-1], half), stops=sizes, steps=steps)
+    return ops.silu(x) * up
