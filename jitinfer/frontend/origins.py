@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from bisect import bisect_right
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -108,13 +109,14 @@ class LayerPaths:
 
     def write(self, operations: Iterable[Any]) -> None:
         """Into an attribute of the operations of the program that was traced, where Paddle has its own."""
+        by_number = {operation.id(): operation for operation in operations}
+        numbers = sorted(by_number)
         paths: dict[int, str] = {}
         for before, last, path in self._spans:  # inner calls come first
-            for number in range(before + 1, last + 1):
+            for number in numbers[bisect_right(numbers, before) : bisect_right(numbers, last)]:
                 paths.setdefault(number, path)
-        for operation in operations:
-            if operation.id() in paths:
-                operation.set_str_attr(LAYERS, paths[operation.id()])
+        for number, path in paths.items():
+            by_number[number].set_str_attr(LAYERS, path)
 
 
 def _newest() -> int:

@@ -1,0 +1,215 @@
+"""Random graphs, made of what models are made of, mean the same after the whole pipeline."""
+
+import os
+
+import numpy
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from jitinfer.graph import Builder, evaluate, ops, parse
+from jitinfer.passes import default, run_passes
+
+GRAPHS = int(os.environ.get("JITINFER_RANDOM_GRAPHS", "500"))
+SHAPES = [(2, 6, 8), (1, 4, 8), (3, 8), (2, 2, 4, 4)]
+ACTIVATIONS = ["silu", "relu", "tanh", "sigmoid", "gelu"]
+
+
+class Writer:
+    """Adds one random step after another; every step takes tensors that are there and adds one."""
+
+    def __init__(self, draw):
+        self.draw = draw
+        self.builder = Builder()
+        shape = self.one_of(SHAPES)
+        self.tensors = [self.builder.input(f"x{i}", shape) for i in range(2)]
+        if self.one_of([False, True]):
+            self.tensors.append(self.builder.input("y", (*shape[:-2], 1, shape[-1])))
+        self.weights = 0
+
+    def one_of(self, choices):
+        return self.draw(st.sampled_from(choices))
+
+    def any(self, at_least=1):
+        return self.one_of([each for each in self.tensors if len(each.shape) >= at_least])
+
+    def like(self, x):
+        """A tensor, maybe a weight, that broadcasts to x."""
+        fitting = [each for each in self.tensors if _broadcasts(each.shape, x.shape)]
+        return self.one_of([*fitting, None]) or self.weight(self.one_of([x.shape[-1:], x.shape]))
+
+    def weight(self, shape):
+        self.weights += 1
+        return self.builder.parameter(f"p{self.weights}", shape)
+
+    def product(self):
+        x = self.any(2)
+        columns = self.one_of([4, 8])
+        turned = self.one_of([False, True])
+        weight = self.weight((columns, x.shape[-1]) if turned else (x.shape[-1], columns))
+        y = ops.matmul(x, weight, transpose_y=turned)
+        if self.one_of([True, True, False]):
+            y = y + self.weight((columns,))
+        return y
+
+    def projections(self):
+        """Several products of one operand, as queries, keys and values."""
+        x = self.any(2)
+        for _ in range(2):
+            self.tensors.append(ops.matmul(x, self.weight((x.shape[-1], 8))) + self.weight((8,)))
+        return ops.matmul(x, self.weight((x.shape[-1], 8))) + self.weight((8,))
+
+    def activation(self):
+        return getattr(ops, self.one_of(ACTIVATIONS))(self.any())
+
+    def norm(self):
+        x = self.any()
+        form = self.one_of(["op", "affine", "written out", "rms"])
+        if form == "op":
+            return ops.layer_norm(x, axes=1, epsilon=1e-5)
+        if form == "affine":
+            return ops.layer_norm(x, axes=1) * self.weight(x.shape[-1:]) + self.weight(x.shape[-1:])
+        last = (len(x.shape) - 1,)
+        if form == "rms":
+            return x * ops.rsqrt(ops.mean(x * x, axes=last, keepdims=True) + 1e-5)
+        centred = x - ops.mean(x, axes=last, keepdims=True)
+        return centred / ops.sqrt(ops.mean(centred * centred, axes=last, keepdims=True) + 1e-5)
+
+    def modulated(self):
+        x = self.any()
+        return ops.layer_norm(x, axes=1) * (1.0 + self.like(x)) + self.like(x)
+
+    def gated(self):
+        x = self.any()
+        return self.like(x) + self.like(x) * x
+
+    def arithmetic(self):
+        x = self.any()
+        function = self.one_of([ops.add, ops.multiply, ops.subtract, ops.maximum])
+        other = self.one_of([self.like(x), self.builder.constant(self.one_of([0.0, 1.0, 0.5]), "float32")])
+        return function(x, other) if self.one_of([False, True]) else function(other, x)
+
+    def turned(self):
+        x = self.any()
+        return ops.transpose(x, permutation=tuple(self.draw(st.permutations(range(len(x.shape))))))
+
+    def reshaped(self):
+        x = self.any()
+        size = int(numpy.prod(x.shape))
+        shapes = [(size,), (1, size), (size // x.shape[-1], x.shape[-1])]
+        shapes += [(*x.shape[:-1], x.shape[-1] // 2, 2)] if x.shape[-1] % 2 == 0 else []
+        return ops.reshape(x, shape=self.one_of(shapes))
+
+    def part(self):
+        x = self.any()
+        axis = self.one_of(range(len(x.shape)))
+        start = self.draw(st.integers(0, x.shape[axis] - 1))
+        stop = self.draw(st.integers(start + 1, x.shape[axis]))
+        starts, stops = [0] * len(x.shape), list(x.shape)
+        starts[axis], stops[axis] = start, stop
+        return ops.slice(x, starts=tuple(starts), stops=tuple(stops), steps=(1,) * len(x.shape))
+
+    def joined(self):
+        x = self.any()
+        return ops.concat(x, self.one_of([each for each in self.tensors if each.shape == x.shape]), axis=0)
+
+    def attention(self):
+        """From projections of one tensor or of two, with heads or without."""
+        x = self.any(2)
+        if len(x.shape) != 3:
+            return self.activation()
+        batch, tokens, width = x.shape
+        heads = self.one_of([1, 2])
+
+        def head(weighted):
+            taken = ops.reshape(weighted, shape=(batch, tokens, heads, 8 // heads))
+            return ops.transpose(taken, permutation=(0, 2, 1, 3))
+
+        q, k, v = (head(ops.matmul(x, self.weight((width, 8)))) for _ in range(3))
+        scores = ops.matmul(q * 0.5 if self.one_of([True, False]) else q, k, transpose_y=True)
+        scores = scores * 0.25 if self.one_of([True, False]) else scores
+        scores = scores + self.weight((tokens, tokens)) if self.one_of([True, False]) else scores
+        out = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), v), permutation=(0, 2, 1, 3))
+        return ops.reshape(out, shape=(batch, tokens, 8))
+
+    def block(self):
+        """residual + gate * x, and its adaptive norm, with modulations that are one row for all tokens."""
+        residual = self.any(2)
+        x = self.one_of([each for each in self.tensors if each.shape == residual.shape])
+        row = (*residual.shape[:-2], 1, residual.shape[-1])
+        gate, scale, shift = (self.weight(row) for _ in range(3))
+        total = residual + gate * x
+        self.tensors.append(total)
+        return ops.layer_norm(total, axes=1) * (1.0 + scale) + shift
+
+    def of_constants(self):
+        x = self.any()
+        table = self.builder.constant(numpy.arange(x.shape[-1]) / 4, "float32")
+        return x * (table * 2.0 + 0.5)  # exact in float32, so that folding rounds nothing
+
+    def gated_unit(self):
+        x = self.any(2)
+        return ops.silu(ops.matmul(x, self.weight((x.shape[-1], 8)))) * ops.matmul(x, self.weight((x.shape[-1], 8)))
+
+    def of_weights(self):
+        a = self.weight((4, 8))
+        return ops.transpose(a * 2.0, permutation=(1, 0))
+
+
+STEPS = [each for each in vars(Writer) if not each.startswith("_") and each not in ("one_of", "any", "like", "weight")]
+
+
+@st.composite
+def graphs(draw):
+    writer = Writer(draw)
+    for step in draw(st.lists(st.sampled_from(STEPS), min_size=2, max_size=10)):
+        found = getattr(writer, step)()
+        if 0 < numpy.prod(found.shape) <= 4096:
+            writer.tensors.append(found)
+    count = draw(st.integers(1, 3))
+    return writer.builder.build(*writer.tensors[-count:])
+
+
+def _broadcasts(shape, to):
+    try:
+        return numpy.broadcast_shapes(shape, to) == tuple(to)
+    except ValueError:
+        return False
+
+
+@given(graphs(), st.integers(0, 2**32 - 1))
+@settings(max_examples=GRAPHS, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+def test_a_random_graph_keeps_its_meaning(graph, seed):
+    generator = numpy.random.default_rng(seed)
+    inputs = [generator.standard_normal(value.shape).astype("float32") for value in graph.inputs]
+    weights = [generator.standard_normal(value.shape).astype("float32") for value in graph.parameters]
+    expected = evaluate(graph, inputs, weights, arithmetic="float64")
+    assert parse(str(graph)).hash == graph.hash
+    after, report = run_passes(graph, check=True)
+    assert parse(str(after)).hash == after.hash
+    for step in report.steps:
+        if step.changes:
+            event(step.name)
+    actual = evaluate(after, inputs, weights, arithmetic="float64")
+    exact = [numpy.abs(each).max(initial=1.0) for each in expected]
+    for found, wanted, largest in zip(actual, expected, exact, strict=True):
+        assert found.shape == wanted.shape
+        numpy.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9 * largest)
+
+
+def test_random_graphs_exercise_the_passes():
+    """Most of the passes change something in some of the graphs: the test above is not idle."""
+    fired = set()
+
+    @given(graphs())
+    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    def run(graph):
+        _, report = run_passes(graph)
+        fired.update(step.name for step in report.steps if step.changes)
+
+    run()
+    assert set(default()) - fired <= {
+        "fuse_conv_scale",
+        "fuse_conv_bias",
+        "fuse_conv_activation",
+        "fuse_group_norm_silu",
+    }
