@@ -6,7 +6,7 @@ from typing import Any
 
 from jitinfer.graph.arithmetic import ops
 from jitinfer.passes.fuse_linear import activation_name
-from jitinfer.passes.pattern import Match, either
+from jitinfer.passes.pattern import Match, either, optional
 from jitinfer.passes.rewrite import RewritePass, graph_pass
 
 ACTIVATIONS = ("gelu", "silu", "relu", "sigmoid")
@@ -20,7 +20,7 @@ def _per_channel(shape: tuple[int, ...], channels: int) -> bool:
 
 def _convolved(x: Any, weight: Any, bias: Any) -> Any:
     """A convolution with or without a bias, before any activation."""
-    return either(ops.conv2d(x, weight, bias, activation="none"), ops.conv2d(x, weight, activation="none"))
+    return ops.conv2d(x, weight, optional(bias), activation="none")
 
 
 @graph_pass("fuse_conv_scale")

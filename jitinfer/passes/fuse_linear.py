@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.graph.arithmetic import ops
-from jitinfer.passes.pattern import Match, either
+from jitinfer.passes.pattern import Match, either, optional
 from jitinfer.passes.rewrite import RewritePass, graph_pass
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class FuseLinearActivation(RewritePass):
     """activation(linear(x, weight, bias))  ->  linear(x, weight, bias, activation)"""
 
     def pattern(self, x: Any, weight: Any, bias: Any) -> Any:
-        product = either(ops.linear(x, weight, bias, activation="none"), ops.linear(x, weight, activation="none"))
+        product = ops.linear(x, weight, optional(bias), activation="none")
         return either(*(getattr(ops, name)(product, label="activation") for name in ACTIVATIONS))
 
     def replace(self, m: Match) -> Any:
@@ -57,6 +57,40 @@ class FuseLinearActivation(RewritePass):
         if m.activation.op.name == "leaky_relu":
             attributes["negative_slope"] = m.activation.negative_slope
         return ops.linear(m.x, m.weight, m.bias, **attributes)
+
+
+@graph_pass("fuse_linear_gate")
+class FuseLinearGate(RewritePass):
+    """gate * linear(x, weight, bias)  ->  linear(x, weight, bias, gate=gate)"""
+
+    def pattern(self, x: Any, weight: Any, bias: Any, gate: Any) -> Any:
+        return ops.linear(x, weight, optional(bias)) * gate
+
+    def where(self, m: Match) -> bool:
+        return _keeps_type(m)
+
+    def replace(self, m: Match) -> Any:
+        return ops.linear(m.x, m.weight, m.bias, None, m.gate, **m.linear.attributes)
+
+
+@graph_pass("fuse_linear_residual")
+class FuseLinearResidual(RewritePass):
+    """residual + linear(x, weight, bias, gate=gate)  ->  linear(x, weight, bias, residual, gate)"""
+
+    def pattern(self, x: Any, weight: Any, bias: Any, gate: Any, residual: Any) -> Any:
+        return ops.linear(x, weight, optional(bias), None, optional(gate)) + residual
+
+    def where(self, m: Match) -> bool:
+        return _keeps_type(m)
+
+    def replace(self, m: Match) -> Any:
+        return ops.linear(m.x, m.weight, m.bias, m.residual, m.gate, **m.linear.attributes)
+
+
+def _keeps_type(m: Match) -> bool:
+    """Whether the sum or product is of the type of the linear product in it: no broadcasting of that one."""
+    result, inner = m.nodes[0].output, m.linear.output
+    return bool(result.type == inner.type)
 
 
 def activation_name(node: Node) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jitinfer.graph.arithmetic import ops
-from jitinfer.passes.pattern import Match, constant, either, maybe
+from jitinfer.passes.pattern import Match, constant, either, maybe, optional
 from jitinfer.passes.rewrite import RewritePass, graph_pass
 
 
@@ -97,7 +97,7 @@ class FuseAdaptiveLayerNorm(RewritePass):
     """
 
     def pattern(self, x: Any, weight: Any, bias: Any, scale: Any, shift: Any) -> Any:
-        norm = either(ops.layer_norm(x, weight, bias, axes=1), ops.layer_norm(x, axes=1))
+        norm = ops.layer_norm(x, optional(weight), optional(bias), axes=1)
         return norm * (1.0 + scale) + shift
 
     def where(self, m: Match) -> bool:
@@ -117,10 +117,7 @@ class FuseGatedResidualNorm(RewritePass):
 
     def pattern(self, x: Any, gate: Any, residual: Any, scale: Any, shift: Any, weight: Any, bias: Any) -> Any:
         total = residual + gate * x
-        norm = either(
-            ops.adaptive_layer_norm(total, scale, shift, weight, bias), ops.adaptive_layer_norm(total, scale, shift)
-        )
-        return norm, total
+        return ops.adaptive_layer_norm(total, scale, shift, optional(weight), optional(bias)), total
 
     def where(self, m: Match) -> bool:
         return m.x.type == m.residual.type == m.nodes[0].output.type and _one_row(m.gate.shape, m.x.shape)
@@ -142,7 +139,7 @@ class FuseGroupNormSilu(RewritePass):
     """silu(group_norm(x))  ->  group_norm(x, activation="silu")"""
 
     def pattern(self, x: Any, scale: Any, bias: Any) -> Any:
-        return ops.silu(either(ops.group_norm(x, scale, bias, activation="none"), ops.group_norm(x, activation="none")))
+        return ops.silu(ops.group_norm(x, optional(scale), optional(bias), activation="none"))
 
     def replace(self, m: Match) -> Any:
         return ops.group_norm(m.x, m.scale, m.bias, **{**m.group_norm.attributes, "activation": "silu"})

@@ -159,6 +159,11 @@ def maybe(inner: Any, around: Callable[[Any], Any]) -> Either:
     return either(around(inner), inner)
 
 
+def optional(operand: Any) -> Either:
+    """An operand that need not be there; what it would have bound is None then."""
+    return either(operand, None)
+
+
 def constant(expected: float | Callable[[float], bool] = lambda number: True, name: str = "") -> Number:
     """A constant of one number that satisfies `expected`; `name` makes it readable as `m.<name>`."""
     return Number(expected, name)

@@ -42,6 +42,8 @@ DEFAULT = (
     "simplify",
     "merge_duplicates",
     "merge_linear",
+    "fuse_linear_gate",
+    "fuse_linear_residual",
     "weight_prologue",
     "absorb_views",
     "absorb_stores",

@@ -103,6 +103,9 @@ class RewritePass(GraphPass):
     def _allowed(self, editor: Editor, match: Match, replaced: list[Any]) -> bool:
         matched = set(match.nodes)
         if not self.shared_allowed:
+            inside = {value for node in matched for value in node.outputs}
+            if not inside.isdisjoint(map(editor.resolve, match.values)):
+                return False  # what is matched would be computed again, for itself
             for node in matched:
                 for value in node.outputs:
                     if value in replaced:

@@ -65,3 +65,47 @@ class TestFuseLinear(PassTest):
         x, w, b = builder.input("x", (5, 8)), builder.parameter("w", (8, 6)), builder.parameter("b", (6,))
         product = ops.matmul(x, w)
         self.becomes(builder.build(product + b, product), {"linear": 1, "add": 1})
+
+
+class TestFuseLinearGateAndResidual(PassTest):
+    passes = ("form_linear", "fuse_linear_bias", "fuse_linear_activation", "fuse_linear_gate", "fuse_linear_residual")
+    tolerance = 1e-11
+
+    def product(self, activation=None, bias=True):
+        builder = Builder()
+        y = ops.matmul(builder.input("x", (2, 5, 8)), builder.parameter("weight", (8, 6)))
+        y = y + builder.parameter("bias", (6,)) if bias else y
+        return builder, getattr(ops, activation)(y) if activation else y
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("activation", [None, "silu"])
+    @pytest.mark.parametrize("gate", [None, (2, 1, 6), (6,), (2, 5, 6), ()])
+    @pytest.mark.parametrize("residual", [None, (2, 5, 6), (5, 6)])
+    def test_gate_and_residual(self, bias, activation, gate, residual):
+        builder, y = self.product(activation, bias)
+        y = builder.input("gate", gate) * y if gate is not None else y
+        y = y + builder.input("residual", residual) if residual else y
+        node = self.becomes(builder.build(y), {"linear": 1}).nodes[0]
+        assert (node.operand("gate") is None, node.operand("residual") is None) == (gate is None, residual is None)
+
+    def test_a_gate_after_the_residual_stays_outside(self):
+        builder, y = self.product()
+        y = (y + builder.input("residual", (2, 5, 6))) * builder.input("gate", (2, 5, 6))
+        self.becomes(builder.build(y), {"linear": 1, "multiply": 1})
+
+    def test_what_makes_the_product_larger_stays_outside(self):
+        builder, y = self.product()
+        self.becomes(builder.build(y + builder.input("residual", (3, 2, 5, 6))), {"linear": 1, "add": 1})
+        builder, y = self.product()
+        self.becomes(builder.build(y * builder.input("gate", (3, 2, 5, 6))), {"linear": 1, "multiply": 1})
+
+    def test_one_of_two_products_takes_the_other_as_its_residual(self):
+        builder, y = self.product()
+        x, w = builder.input("y", (2, 5, 8)), builder.parameter("w", (8, 6))
+        self.becomes(builder.build(y + ops.matmul(x, w)), {"linear": 2})
+
+    def test_not_where_the_product_is_read_elsewhere(self):
+        builder, y = self.product()
+        self.becomes(builder.build(y + builder.input("residual", (2, 5, 6)), y), {"linear": 1, "add": 1})
+        builder, y = self.product()
+        self.becomes(builder.build(y + y), {"linear": 1, "add": 1})
