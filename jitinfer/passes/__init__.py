@@ -8,12 +8,13 @@ from jitinfer.passes import (
     fuse_conv,
     fuse_linear,
     fuse_norms,
+    fuse_rotary,
     merge_duplicates,
     merge_linear,
     simplify,
     weight_prologue,
 )
-from jitinfer.passes.pattern import Match, constant, either, maybe
+from jitinfer.passes.pattern import Match, constant, either, maybe, optional
 from jitinfer.passes.pipeline import Report, Step, default, run_passes
 from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, pass_named, register
 
@@ -33,10 +34,12 @@ __all__ = [
     "fuse_conv",
     "fuse_linear",
     "fuse_norms",
+    "fuse_rotary",
     "graph_pass",
     "maybe",
     "merge_duplicates",
     "merge_linear",
+    "optional",
     "pass_named",
     "register",
     "run_passes",

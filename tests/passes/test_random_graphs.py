@@ -150,6 +150,23 @@ class Writer:
         x = self.any(2)
         return ops.silu(ops.matmul(x, self.weight((x.shape[-1], 8)))) * ops.matmul(x, self.weight((x.shape[-1], 8)))
 
+    def rotary(self):
+        x = self.one_of([each for each in self.tensors if each.shape[-1] % 2 == 0])
+        half = x.shape[-1] // 2
+        form = self.one_of(["half", "halves", "pairs"])
+        axis = len(x.shape) - 1
+        if form == "half":
+            turned = ops.concat(_part(x, half, 2 * half) * -1.0, _part(x, 0, half), axis=axis)
+            return x * self.weight(x.shape[-1:]) + turned * self.weight(x.shape[-1:])
+        cos, sin = self.weight((half,)), self.weight((half,))
+        if form == "halves":
+            a, b = _part(x, 0, half), _part(x, half, 2 * half)
+            return ops.concat(a * cos - b * sin, b * cos + a * sin, axis=axis)
+        pairs = ops.reshape(x, shape=(*x.shape[:-1], half, 2))
+        a, b = (ops.reshape(_part(pairs, i, i + 1), shape=pairs.shape[:-1]) for i in range(2))
+        parts = (ops.reshape(each, shape=(*a.shape, 1)) for each in (a * cos - b * sin, a * sin + b * cos))
+        return ops.reshape(ops.concat(*parts, axis=axis + 1), shape=x.shape)
+
     def of_weights(self):
         a = self.weight((4, 8))
         return ops.transpose(a * 2.0, permutation=(1, 0))
@@ -167,6 +184,12 @@ def graphs(draw):
             writer.tensors.append(found)
     count = draw(st.integers(1, 3))
     return writer.builder.build(*writer.tensors[-count:])
+
+
+def _part(x, start, stop):
+    """Along the last axis."""
+    starts, stops = (*[0] * (len(x.shape) - 1), start), (*x.shape[:-1], stop)
+    return ops.slice(x, starts=starts, stops=stops, steps=(1,) * len(x.shape))
 
 
 def _broadcasts(shape, to):

@@ -1,0 +1,112 @@
+"""Rotary position embeddings (Su et al., RoFormer, 2021) from the forms in which models write them out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.graph.arithmetic import ops
+from jitinfer.graph.operations.pointwise import broadcast
+from jitinfer.passes.pattern import Match, either
+from jitinfer.passes.rewrite import RewritePass, graph_pass
+
+if TYPE_CHECKING:
+    from jitinfer.graph.node import Node
+
+
+@graph_pass("fuse_rotary_half")
+class FuseRotaryHalf(RewritePass):
+    """x * cos + concat(-x[..., h:], x[..., :h]) * sin  ->  rotary(x, cos, sin), as LLaMA writes it"""
+
+    def pattern(self, x: Any, cos: Any, sin: Any) -> Any:
+        second = ops.slice(x, label="second")
+        turned = ops.concat(either(second * -1.0, ops.negative(second)), ops.slice(x, label="first"))
+        return x * cos + turned * sin
+
+    def where(self, m: Match) -> bool:
+        return (
+            m.concat.axis % len(m.x.shape) == len(m.x.shape) - 1
+            and _is_part(m.first, m.x.shape, 0, 2)
+            and _is_part(m.second, m.x.shape, 1, 2)
+            and m.nodes[0].output.type == m.x.type
+        )
+
+    def replace(self, m: Match) -> Any:
+        return ops.rotary(m.x, m.cos, m.sin, style="half")
+
+
+@graph_pass("fuse_rotary_halves")
+class FuseRotaryHalves(RewritePass):
+    """a, b = halves of x;  concat(a * cos - b * sin, b * cos + a * sin)  ->  rotary(x, cos twice, sin twice)"""
+
+    def pattern(self, x: Any, cos: Any, sin: Any) -> Any:
+        a, b, again_a, again_b = (ops.slice(x, label=label) for label in ("a", "b", "again_a", "again_b"))
+        return ops.concat(a * cos - b * sin, again_b * cos + again_a * sin)
+
+    def where(self, m: Match) -> bool:
+        shape = m.x.shape
+        return (
+            m.concat.axis % len(shape) == len(shape) - 1
+            and all(_is_part(node, shape, 0, 2) for node in (m.a, m.again_a))
+            and all(_is_part(node, shape, 1, 2) for node in (m.b, m.again_b))
+            and all(_fits(each.shape, m.a.output.shape) for each in (m.cos, m.sin))
+        )
+
+    def replace(self, m: Match) -> Any:
+        cos, sin = (ops.concat(each, each, axis=len(each.shape) - 1) for each in (m.cos, m.sin))
+        return ops.rotary(m.x, cos, sin, style="half")
+
+
+@graph_pass("fuse_rotary_pairs")
+class FuseRotaryPairs(RewritePass):
+    """a, b = neighbours in x [..., h, 2];  the pairs (a * cos - b * sin, a * sin + b * cos)  ->  rotary(x, cos, sin)
+
+    Multiplication by complex numbers, as Large-DiT and LLaMA's first code write it.
+    """
+
+    def pattern(self, x: Any, cos: Any, sin: Any) -> Any:
+        a, b, again_a, again_b = (
+            ops.reshape(ops.slice(x, label=label), label="flat_" + label) for label in ("a", "b", "again_a", "again_b")
+        )
+        real, imaginary = a * cos - b * sin, again_b * cos + again_a * sin
+        return ops.concat(ops.reshape(real, label="real"), ops.reshape(imaginary, label="imaginary"))
+
+    def where(self, m: Match) -> bool:
+        shape = m.x.shape
+        nodes = (m.flat_a, m.flat_b, m.flat_again_a, m.flat_again_b)
+        return (
+            shape[-1] == 2
+            and m.concat.axis % len(shape) == len(shape) - 1
+            and all(_is_part(node, shape, 0, 2) for node in (m.a, m.again_a))
+            and all(_is_part(node, shape, 1, 2) for node in (m.b, m.again_b))
+            and all(node.output.shape == shape[:-1] for node in nodes)
+            and all(node.output.shape == (*shape[:-1], 1) for node in (m.real, m.imaginary))
+            and all(_fits(each.shape, shape[:-1]) for each in (m.cos, m.sin))
+        )
+
+    def replace(self, m: Match) -> Any:
+        *outer, pairs, _ = m.x.shape
+        whole = ops.reshape(m.x, shape=(*outer, 2 * pairs))
+        turned = ops.rotary(whole, _each_twice(m.cos), _each_twice(m.sin), style="interleaved")
+        return ops.reshape(turned, shape=m.x.shape)
+
+
+def _each_twice(angles: Any) -> Any:
+    """[..., h] -> [..., 2 h]"""
+    single = ops.reshape(angles, shape=(*angles.shape, 1))
+    pairs = ops.concat(single, single, axis=len(angles.shape))
+    return ops.reshape(pairs, shape=(*angles.shape[:-1], 2 * angles.shape[-1]))
+
+
+def _fits(angles: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether angles broadcast to `shape` and stand in full along its last axis."""
+    return (
+        len(angles) > 0 and angles[-1] == shape[-1] and len(angles) <= len(shape) and broadcast(angles, shape) == shape
+    )
+
+
+def _is_part(node: Node, shape: tuple[int, ...], number: int, parts: int) -> bool:
+    """Whether a slice is the part of that number along the last axis, all else whole."""
+    width = shape[-1] // parts
+    starts = (*[0] * (len(shape) - 1), number * width)
+    stops = (*shape[:-1], (number + 1) * width)
+    return shape[-1] % parts == 0 and (node.starts, node.stops) == (starts, stops) and set(node.steps) == {1}
