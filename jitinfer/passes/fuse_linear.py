@@ -95,5 +95,5 @@ def _keeps_type(m: Match) -> bool:
 
 def activation_name(node: Node) -> str:
     """What an epilogue calls the activation that `node` is."""
-    tanh = node.op.name == "gelu" and node.attributes["approximate"] == "tanh"
-    return "gelu_tanh" if tanh else node.op.name
+    approximation = node.attributes.get("approximate", "none")
+    return node.op.name if approximation == "none" else f"{node.op.name}_{approximation}"

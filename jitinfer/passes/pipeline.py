@@ -24,6 +24,8 @@ DEFAULT = (
     "fold_constants",
     "merge_duplicates",
     "simplify",
+    "form_silu",
+    "form_gelu",
     "form_layer_norm",
     "form_rms_norm",
     "fuse_norm_scale",

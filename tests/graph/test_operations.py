@@ -77,6 +77,7 @@ def test_unary_of_other_names():
     for approximate in ("none", "tanh"):
         expected = functional.gelu(tensor(X), approximate=approximate == "tanh")
         agrees("gelu", expected, X, approximate=approximate)
+    agrees("gelu", tensor(X) * functional.sigmoid(1.702 * tensor(X)), X, approximate="sigmoid")
     agrees("leaky_relu", functional.leaky_relu(tensor(X), 0.2), X, negative_slope=0.2)
     agrees("clip", paddle.clip(tensor(X), -0.5, 0.7), X, low=-0.5, high=0.7)
     agrees("cast", tensor(X * 3).astype("int64"), X * 3, dtype="int64")
@@ -197,11 +198,18 @@ def test_matmul_transposed():
     agrees("matmul", expected, x, y, transpose_x=True, transpose_y=True)
 
 
-@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "silu", "relu", "leaky_relu", "sigmoid"])
+FUSED = ["none", "gelu", "gelu_tanh", "gelu_sigmoid", "silu", "relu", "leaky_relu", "sigmoid"]
+
+
+@pytest.mark.parametrize("activation", FUSED)
 def test_linear(activation):
     x, weight, bias, residual, gate = normal(2, 3, 4), normal(4, 5), normal(5), normal(2, 3, 5), normal(2, 1, 5)
     y = functional.linear(tensor(x), tensor(weight), tensor(bias))
-    function = {"none": lambda t: t, "gelu_tanh": lambda t: functional.gelu(t, approximate=True)}
+    function = {
+        "none": lambda t: t,
+        "gelu_tanh": lambda t: functional.gelu(t, approximate=True),
+        "gelu_sigmoid": lambda t: t * functional.sigmoid(1.702 * t),
+    }
     y = function.get(activation, getattr(functional, activation, None))(y)
     expected = tensor(residual) + tensor(gate) * y
     agrees("linear", expected, x, weight, bias, residual, gate, activation=activation)

@@ -18,6 +18,7 @@ class TestFuseLinear(PassTest):
             (None, {}, "none"),
             ("gelu", {}, "gelu"),
             ("gelu", {"approximate": "tanh"}, "gelu_tanh"),
+            ("gelu", {"approximate": "sigmoid"}, "gelu_sigmoid"),
             ("silu", {}, "silu"),
             ("relu", {}, "relu"),
             ("sigmoid", {}, "sigmoid"),

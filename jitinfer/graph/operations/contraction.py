@@ -60,6 +60,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "none": lambda y: y,
     "gelu": lambda y: gelu(y, "none"),
     "gelu_tanh": lambda y: gelu(y, "tanh"),
+    "gelu_sigmoid": lambda y: gelu(y, "sigmoid"),
     "silu": lambda y: y * sigmoid(y),
     "relu": lambda y: numpy.maximum(y, 0),
     "sigmoid": sigmoid,

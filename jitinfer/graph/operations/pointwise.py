@@ -140,21 +140,27 @@ for _name, (_binary, _commutes) in _COMPARISONS.items():
 
 
 def gelu(x: Array, approximate: str) -> Array:
-    """Gaussian error linear unit, Hendrycks and Gimpel, 2016: x * Phi(x), or its form with tanh."""
+    """Gaussian error linear unit, Hendrycks and Gimpel, 2016: x * Phi(x), or one of its two approximations."""
+    if approximate == "sigmoid":
+        return x * sigmoid(numpy.asarray(1.702, x.dtype) * x)
     if approximate == "tanh":
         return 0.5 * x * (1 + numpy.tanh(numpy.sqrt(2 / numpy.pi).astype(x.dtype) * (x + 0.044715 * x * x * x)))
     return 0.5 * x * (1 + scipy.special.erf(x / numpy.sqrt(2).astype(x.dtype)))
 
 
 class Gelu(Op):
-    """x * Phi(x); with `approximate="tanh"`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    """x * Phi(x), where Phi is the normal distribution's.
+
+    `approximate`: "tanh" for 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), "sigmoid" for x sigmoid(1.702 x).
+    """
 
     name = "gelu"
     kind = Kind.POINTWISE
     strided = True
 
     def infer(self, x: TensorType, *, approximate: str = "none") -> TensorType:
-        require(approximate in ("none", "tanh"), f"approximate is 'none' or 'tanh', not {approximate!r}")
+        known = ("none", "tanh", "sigmoid")
+        require(approximate in known, f"approximate is one of {', '.join(known)}, not {approximate!r}")
         require(x.floating, "it is for floating dtypes")
         return x
 
