@@ -159,14 +159,16 @@ class Options:
 
     engine: str = option(
         "auto",
-        _one_of("auto", "paddle", "cuda"),
-        "What runs the program. `auto`: the best engine that this machine has.",
+        _one_of("auto", "paddle", "cuda", "reference"),
+        "What runs the program. `auto`: the best engine that this machine has; "
+        "`reference`: the graph by NumPy, slowly, for tests and debugging.",
     )
     passes: tuple[str, ...] = option(
         (),
         _names,
         "Passes of Paddle to run, in this order, before the engine's own; "
-        "the name `default` stands for the engine's list, to place others after it.",
+        "the name `default` stands for the engine's list, to place others after it. "
+        "Graph passes among them are the list for the engines that have a graph.",
     )
     dynamic_shapes: tuple[tuple[str, tuple[tuple[int, DimRange], ...]], ...] = option(
         (), _shapes, "Dims that may change without another compilation: `{argument: {dim: (least, greatest) or None}}`."

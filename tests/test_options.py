@@ -47,7 +47,7 @@ def test_a_call_goes_before_the_environment_and_that_before_the_default():
             {"delete_pass_lists": ["no_such_pass"]},
             r"delete_pass_lists at .*test_options.py:\d+: .* no pass",
         ),
-        ({"passes": "no_such_pass"}, "has no pass 'no_such_pass'"),
+        ({"passes": "no_such_pass"}, "no pass 'no_such_pass'"),
         ({"with_trt": True}, "has no TensorRT"),
         ({"enable_cinn": True}, "has no CINN"),
         ({"exp_enable_use_cutlass": True}, "has no CUTLASS kernels"),

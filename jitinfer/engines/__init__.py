@@ -18,6 +18,10 @@ def engine_for(options: Options) -> Engine:
             f"engine='cuda' at {user_location()}: this version of jitinfer has no CUDA engine yet; "
             "use engine='paddle', or 'auto' to take it up once it is there"
         )
+    if options.engine == "reference":
+        from jitinfer.engines.reference import ReferenceEngine
+
+        return ReferenceEngine()
     from jitinfer.engines.paddle import PaddleEngine
 
     return PaddleEngine()

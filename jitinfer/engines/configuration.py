@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jitinfer.passes import is_graph_pass
+
 if TYPE_CHECKING:
     from jitinfer.options import Options
 
@@ -153,7 +155,7 @@ def cpu_configurations(options: Options, threads: int, bfloat16: bool) -> list[C
     for onednn, optimise in ((True, True), (False, True), (False, False)):
         if optimise and not options.switch_ir_optim:
             continue
-        deleted = [name for name in options.delete_pass_lists if name not in LEGACY_PASSES]
+        deleted = [name for name in options.delete_pass_lists if name not in LEGACY_PASSES and not is_graph_pass(name)]
         deleted += [defect.name for defect in KNOWN_DEFECTS if defect.onednn and onednn and optimise]
         tried.append(
             Configuration(
@@ -171,11 +173,12 @@ def cpu_configurations(options: Options, threads: int, bfloat16: bool) -> list[C
 
 def _custom(options: Options, onednn: bool, bfloat16: bool) -> tuple[str, ...]:
     """The user's `passes` with `default` replaced by the engine's own list, or () where the user named none."""
-    if not options.passes:
+    own_passes = tuple(name for name in options.passes if not is_graph_pass(name))
+    if not own_passes:
         return ()
-    named = options.passes if "default" in options.passes else (*options.passes, "default")
+    named = own_passes if "default" in own_passes else (*own_passes, "default")
     order: list[str] = []
     for name in named:
-        own = [p for p in engine_passes(onednn, bfloat16) if p not in options.passes]
+        own = [p for p in engine_passes(onednn, bfloat16) if p not in own_passes]
         order += own if name == "default" else [name]
     return tuple(name for name in order if name not in options.delete_pass_lists)

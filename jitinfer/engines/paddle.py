@@ -31,6 +31,7 @@ from jitinfer.engines.search import Search, Verdict
 from jitinfer.engines.trial import trial_process
 from jitinfer.errors import EngineError, OptionError, VerificationError, user_location
 from jitinfer.frontend.program import parameter_name
+from jitinfer.passes import is_graph_pass
 from jitinfer.version import __version__
 
 if TYPE_CHECKING:
@@ -237,7 +238,9 @@ class PaddleEngine:
         configuration = Configuration(
             onednn=False,
             optimise=options.switch_ir_optim,
-            deleted=tuple(name for name in options.delete_pass_lists if name not in LEGACY_PASSES),
+            deleted=tuple(
+                name for name in options.delete_pass_lists if name not in LEGACY_PASSES and not is_graph_pass(name)
+            ),
             debug=options.switch_ir_debug,
             memory_pool_mb=options.memory_pool_init_size_mb,
             gpu=int(paddle.get_device().partition(":")[2] or 0),
@@ -394,5 +397,8 @@ def check_options(options: Options) -> None:
             )
     for option in ("passes", "delete_pass_lists"):
         for name in getattr(options, option):
-            if name != "default" and not known_pass(name):
-                raise OptionError(f"{option} at {user_location()}: Paddle {paddle.__version__} has no pass {name!r}")
+            if name != "default" and not known_pass(name) and not is_graph_pass(name):
+                raise OptionError(
+                    f"{option} at {user_location()}: there is no pass {name!r}, neither of Paddle "
+                    f"{paddle.__version__} nor of jitinfer"
+                )

@@ -16,8 +16,8 @@ from jitinfer.passes import (
     weight_prologue,
 )
 from jitinfer.passes.pattern import Match, constant, either, maybe, optional
-from jitinfer.passes.pipeline import Report, Step, default, run_passes
-from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, pass_named, register
+from jitinfer.passes.pipeline import Report, Step, chosen, default, run_passes
+from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, is_graph_pass, pass_named, register
 
 __all__ = [
     "GraphPass",
@@ -26,6 +26,7 @@ __all__ = [
     "RewritePass",
     "Step",
     "absorb_views",
+    "chosen",
     "constant",
     "default",
     "either",
@@ -38,6 +39,7 @@ __all__ = [
     "fuse_norms",
     "fuse_rotary",
     "graph_pass",
+    "is_graph_pass",
     "maybe",
     "merge_duplicates",
     "merge_linear",

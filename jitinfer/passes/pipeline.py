@@ -12,7 +12,7 @@ from jitinfer.errors import GraphError, PassError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.op import Kind
 from jitinfer.graph.text import to_text
-from jitinfer.passes.rewrite import pass_named
+from jitinfer.passes.rewrite import is_graph_pass, pass_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,19 @@ DEFAULT = (
 def default() -> list[str]:
     """The names of the passes that run on every graph, in order; a list of the caller's own."""
     return list(DEFAULT)
+
+
+def chosen(named: Sequence[str] = (), deleted: Sequence[str] = ()) -> list[str]:
+    """The passes that run on a graph, of the options `passes` and `delete_pass_lists`.
+
+    The options hold names of Paddle's passes too, which are left out here. Where `named` has a graph pass, its graph
+    passes are the list, in its order, and "default" stands for the default list; else the default list it is.
+    """
+    own = [name for name in named if name == "default" or is_graph_pass(name)]
+    if not any(name != "default" for name in own):
+        own = ["default"]
+    expanded = [each for name in own for each in (DEFAULT if name == "default" else (name,))]
+    return [name for name in expanded if name not in deleted]
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,10 @@ def register(new: GraphPass) -> None:
     _PASSES[new.name] = new
 
 
+def is_graph_pass(name: str) -> bool:
+    return name in _PASSES
+
+
 def pass_named(name: str) -> GraphPass:
     """Raises PassError."""
     try:
