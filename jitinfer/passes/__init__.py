@@ -12,6 +12,7 @@ from jitinfer.passes import (
     fuse_rotary,
     merge_duplicates,
     merge_linear,
+    share_heads,
     simplify,
     weight_prologue,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "pass_named",
     "register",
     "run_passes",
+    "share_heads",
     "simplify",
     "weight_prologue",
 ]

@@ -45,6 +45,7 @@ DEFAULT = (
     "fuse_swiglu",
     "fuse_linear_activation",
     "simplify",
+    "share_heads",
     "merge_duplicates",
     "merge_linear",
     "fuse_linear_gate",

@@ -151,6 +151,22 @@ class Writer:
         table = self.builder.constant(numpy.arange(x.shape[-1]) / 4, "float32")
         return x * (table * 2.0 + 0.5)  # exact in float32, so that folding rounds nothing
 
+    def grouped_attention(self):
+        """Two heads of keys and values, each read by two heads of queries."""
+        x = self.any(2)
+        if len(x.shape) != 3:
+            return self.activation()
+        batch, tokens, width = x.shape
+        q = ops.reshape(ops.matmul(x, self.weight((width, 8))), shape=(batch, tokens, 4, 2))
+        repeated = []
+        for _ in range(2):
+            few = ops.reshape(ops.matmul(x, self.weight((width, 4))), shape=(batch, tokens, 2, 1, 2))
+            many = ops.broadcast_to(few, shape=(batch, tokens, 2, 2, 2))
+            repeated.append(ops.reshape(many, shape=(batch, tokens, 4, 2)))
+        q, k, v = (ops.transpose(each, permutation=(0, 2, 1, 3)) for each in (q, *repeated))
+        scores = ops.softmax(ops.matmul(q, k, transpose_y=True) * 0.5, axis=-1)
+        return ops.reshape(ops.transpose(ops.matmul(scores, v), permutation=(0, 2, 1, 3)), shape=(batch, tokens, 8))
+
     def gated_unit(self):
         x = self.any(2)
         return ops.silu(ops.matmul(x, self.weight((x.shape[-1], 8)))) * ops.matmul(x, self.weight((x.shape[-1], 8)))

@@ -196,6 +196,7 @@ class Norm(Op):
     """Over the last `axes` axes, times scale, plus bias, which have the shape of those axes."""
 
     kind = Kind.REDUCTION
+    strided = True
 
     def __init__(self, name: str, function: Callable[[Array, int, float], Array]) -> None:
         self.name = name  # type: ignore[misc]
