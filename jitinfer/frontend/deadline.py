@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+AGAIN = 2.0
+"""Seconds after which it is raised again, where that was lost."""
+
+
 class DeadlineError(Exception):
     """Raised inside a block that took too long."""
 
@@ -20,20 +24,20 @@ def deadline(seconds: float) -> Iterator[None]:
     """Raises DeadlineError in this thread, at its next Python instruction, when the block has run for `seconds`."""
     thread = threading.get_ident()
     guard = threading.Lock()
-    done = False
+    finished = threading.Event()
 
     def interrupt() -> None:
-        with guard:
-            if not done:
-                raised = ctypes.py_object(DeadlineError)
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+        pause = seconds
+        while not finished.wait(pause):
+            pause = AGAIN  # what is raised inside of a callback or a destructor is lost
+            with guard:
+                if not finished.is_set():
+                    raised = ctypes.py_object(DeadlineError)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=interrupt, daemon=True).start()
     try:
         yield
     finally:
         with guard:
-            done = True
-        timer.cancel()
+            finished.set()

@@ -50,7 +50,7 @@ class TestOperands(PassTest):
     def test_an_op_without_strides_reads_the_view(self):
         builder = Builder()
         x = builder.input("x", (2, 6))
-        self.stays(builder.build(ops.concat(ops.transpose(x, permutation=(1, 0)), axis=0)))
+        self.stays(builder.build(ops.cumsum(ops.transpose(x, permutation=(1, 0)), axis=0)))
 
     def test_twice_is_the_same(self):
         builder = Builder()
@@ -83,7 +83,7 @@ class TestResults(PassTest):
         y = ops.linear(x, builder.input("w", (8, 2 * 2 * 3)))
         image = ops.transpose(ops.reshape(y, shape=(2, 3, 4, 2, 2, 3)), permutation=(0, 5, 1, 3, 2, 4))
         outputs = [ops.reshape(image, shape=(2, 3, 6, 8))]
-        return builder.build(*outputs, *([ops.concat(y, axis=0)] if shared else []))
+        return builder.build(*outputs, *([ops.cumsum(y, axis=0)] if shared else []))
 
     def test_images_are_written_at_once(self):
         after = self.becomes(self.patches(), {"linear": 1})
@@ -93,7 +93,7 @@ class TestResults(PassTest):
     def test_a_result_in_another_shape(self):
         builder = Builder()
         y = ops.reshape(ops.exp(builder.input("x", (4, 6))), shape=(2, 12))
-        after = self.becomes(builder.build(ops.concat(y, y, axis=0)), {"exp": 1, "concat": 1})
+        after = self.becomes(builder.build(ops.cumsum(y, axis=0)), {"exp": 1, "cumsum": 1})
         assert after.nodes[0].stores == (View.of((4, 6)),)
 
     def test_one_of_two_results(self):
@@ -102,12 +102,12 @@ class TestResults(PassTest):
         total, normal = ops.gated_residual_adaptive_layer_norm(x, x, gate, gate, gate)
         turned = ops.transpose(normal, permutation=(2, 0, 1))
         after = self.becomes(
-            builder.build(ops.concat(turned, axis=0), total), {"gated_residual_adaptive_layer_norm": 1, "concat": 1}
+            builder.build(ops.cumsum(turned, axis=0), total), {"gated_residual_adaptive_layer_norm": 1, "cumsum": 1}
         )
         assert after.nodes[0].stores[0] is None
 
     def test_a_result_that_others_read_stays(self):
-        self.becomes(self.patches(shared=True), {"linear": 1, "transpose": 1, "concat": 1})
+        self.becomes(self.patches(shared=True), {"linear": 1, "transpose": 1, "cumsum": 1})
 
     def test_a_part_is_not_all(self):
         builder = Builder()
@@ -141,3 +141,17 @@ def test_an_inverse_brings_every_element_home(form):
 )
 def test_what_is_no_permutation_has_no_inverse(view):
     assert inverse(view, 6) is None
+
+
+class TestConcat(PassTest):
+    passes = ("absorb_views",)
+
+    def test_parts_of_wider_rows_are_put_together_at_once(self):
+        """As in joint attention: queries of images and of texts, out of a product that has keys and values too."""
+        builder = Builder()
+        image, text = builder.input("image", (2, 6, 12)), builder.input("text", (2, 3, 12))
+        parts = [
+            ops.slice(each, starts=(0, 0, 4), stops=(*each.shape[:2], 8), steps=(1, 1, 1)) for each in (image, text)
+        ]
+        after = self.becomes(builder.build(ops.concat(*parts, axis=1)), {"concat": 1})
+        assert [view.offset for view in after.nodes[0].views] == [4, 4]

@@ -91,6 +91,7 @@ class Concat(Op):
 
     name = "concat"
     kind = Kind.MOVEMENT
+    strided = True
 
     def infer(self, *xs: TensorType, axis: int) -> TensorType:
         require(bool(xs), "it needs an operand")
