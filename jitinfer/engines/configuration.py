@@ -149,13 +149,23 @@ def engine_passes(onednn: bool, bfloat16: bool) -> tuple[str, ...]:
     return ONEDNN_PASSES + (BFLOAT16_PASSES if bfloat16 else ())
 
 
+def _of_paddle(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of Paddle's passes among `names`, which may hold graph passes too."""
+    return tuple(name for name in names if not is_graph_pass(name))
+
+
+def deleted_passes(options: Options) -> tuple[str, ...]:
+    """Those of `delete_pass_lists` that this Paddle has."""
+    return tuple(name for name in _of_paddle(options.delete_pass_lists) if name not in LEGACY_PASSES)
+
+
 def cpu_configurations(options: Options, threads: int, bfloat16: bool) -> list[Configuration]:
     """What to try on a CPU, the fastest first; known defects are left out from the start."""
     tried = []
     for onednn, optimise in ((True, True), (False, True), (False, False)):
         if optimise and not options.switch_ir_optim:
             continue
-        deleted = [name for name in options.delete_pass_lists if name not in LEGACY_PASSES and not is_graph_pass(name)]
+        deleted = list(deleted_passes(options))
         deleted += [defect.name for defect in KNOWN_DEFECTS if defect.onednn and onednn and optimise]
         tried.append(
             Configuration(
@@ -173,12 +183,12 @@ def cpu_configurations(options: Options, threads: int, bfloat16: bool) -> list[C
 
 def _custom(options: Options, onednn: bool, bfloat16: bool) -> tuple[str, ...]:
     """The user's `passes` with `default` replaced by the engine's own list, or () where the user named none."""
-    own_passes = tuple(name for name in options.passes if not is_graph_pass(name))
-    if not own_passes:
+    given = _of_paddle(options.passes)
+    if not given:
         return ()
-    named = own_passes if "default" in own_passes else (*own_passes, "default")
+    named = given if "default" in given else (*given, "default")
     order: list[str] = []
     for name in named:
-        own = [p for p in engine_passes(onednn, bfloat16) if p not in own_passes]
+        own = [p for p in engine_passes(onednn, bfloat16) if p not in given]
         order += own if name == "default" else [name]
     return tuple(name for name in order if name not in options.delete_pass_lists)

@@ -26,6 +26,7 @@ from jitinfer.engines.configuration import (
     REQUIRED_PASSES,
     Configuration,
     cpu_configurations,
+    deleted_passes,
 )
 from jitinfer.engines.search import Search, Verdict
 from jitinfer.engines.trial import trial_process
@@ -238,9 +239,7 @@ class PaddleEngine:
         configuration = Configuration(
             onednn=False,
             optimise=options.switch_ir_optim,
-            deleted=tuple(
-                name for name in options.delete_pass_lists if name not in LEGACY_PASSES and not is_graph_pass(name)
-            ),
+            deleted=deleted_passes(options),
             debug=options.switch_ir_debug,
             memory_pool_mb=options.memory_pool_init_size_mb,
             gpu=int(paddle.get_device().partition(":")[2] or 0),

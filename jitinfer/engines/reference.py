@@ -9,6 +9,7 @@ import ml_dtypes
 import paddle
 
 from jitinfer.engines.comparison import difference, tolerance_for
+from jitinfer.engines.paddle import as_arrays
 from jitinfer.errors import EngineError, GraphError, VerificationError
 from jitinfer.frontend.importing import import_program
 from jitinfer.graph import evaluate
@@ -72,7 +73,7 @@ class ReferenceEngine:
         executable = ReferenceExecutable(request)
         results = executable.run(request.inputs)  # also without verification: an opaque node is found now
         if request.expected is not None:
-            found = difference(list(map(_wide, results)), list(map(_wide, request.expected())))
+            found = difference(as_arrays(results), as_arrays(request.expected()))
             tolerance = tolerance_for(request.program.rounding, ARITHMETIC)
             if not found.within(tolerance):
                 raise VerificationError(f"{request.name}: {found.what}; rounding explains {tolerance}")
@@ -89,7 +90,3 @@ def _tensor(array: Any) -> Any:
     if dtype_name(array.dtype) in NARROW:
         return paddle.to_tensor(array.astype("float32")).astype(dtype_name(array.dtype))
     return paddle.to_tensor(array)
-
-
-def _wide(tensor: Any) -> Any:
-    return (tensor.astype("float32") if tensor.dtype == paddle.bfloat16 else tensor).numpy()

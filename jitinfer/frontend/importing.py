@@ -266,15 +266,9 @@ def _free(blocks: Sequence[Any]) -> list[int]:
     defined: set[int] = {0}
     for block in blocks:
         defined.update(each["#"] for each in block.get("args", ()))
-        for entry in entries(block):
-            read.update((each["%"], None) for each in entry.get("I", ()))
-            defined.update(number for number, _ in pir_op(entry).results)
-            defined.update(
-                each["#"]
-                for region in entry.get("regions", ())
-                for inner in region["blocks"]
-                for each in inner.get("args", ())
-            )
+        for op in map(pir_op, block["ops"]):
+            read.update(dict.fromkeys((*op.operands, *_free(op.blocks))))
+            defined.update(number for number, _ in op.results)
     return [number for number in read if number not in defined]
 
 

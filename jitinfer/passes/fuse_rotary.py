@@ -10,6 +10,8 @@ from jitinfer.passes.pattern import Match, either
 from jitinfer.passes.rewrite import RewritePass, graph_pass
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jitinfer.graph.node import Node
 
 
@@ -23,12 +25,7 @@ class FuseRotaryHalf(RewritePass):
         return x * cos + turned * sin
 
     def where(self, m: Match) -> bool:
-        return (
-            m.concat.axis % len(m.x.shape) == len(m.x.shape) - 1
-            and _is_part(m.first, m.x.shape, 0, 2)
-            and _is_part(m.second, m.x.shape, 1, 2)
-            and m.nodes[0].output.type == m.x.type
-        )
+        return _of_two_parts(m, (m.first,), (m.second,)) and m.nodes[0].output.type == m.x.type
 
     def replace(self, m: Match) -> Any:
         return ops.rotary(m.x, m.cos, m.sin, style="half")
@@ -43,12 +40,8 @@ class FuseRotaryHalves(RewritePass):
         return ops.concat(a * cos - b * sin, again_b * cos + again_a * sin)
 
     def where(self, m: Match) -> bool:
-        shape = m.x.shape
-        return (
-            m.concat.axis % len(shape) == len(shape) - 1
-            and all(_is_part(node, shape, 0, 2) for node in (m.a, m.again_a))
-            and all(_is_part(node, shape, 1, 2) for node in (m.b, m.again_b))
-            and all(_fits(each.shape, m.a.output.shape) for each in (m.cos, m.sin))
+        return _of_two_parts(m, (m.a, m.again_a), (m.b, m.again_b)) and all(
+            _fits(each.shape, m.a.output.shape) for each in (m.cos, m.sin)
         )
 
     def replace(self, m: Match) -> Any:
@@ -75,9 +68,7 @@ class FuseRotaryPairs(RewritePass):
         nodes = (m.flat_a, m.flat_b, m.flat_again_a, m.flat_again_b)
         return (
             shape[-1] == 2
-            and m.concat.axis % len(shape) == len(shape) - 1
-            and all(_is_part(node, shape, 0, 2) for node in (m.a, m.again_a))
-            and all(_is_part(node, shape, 1, 2) for node in (m.b, m.again_b))
+            and _of_two_parts(m, (m.a, m.again_a), (m.b, m.again_b))
             and all(node.output.shape == shape[:-1] for node in nodes)
             and all(node.output.shape == (*shape[:-1], 1) for node in (m.real, m.imaginary))
             and all(_fits(each.shape, shape[:-1]) for each in (m.cos, m.sin))
@@ -104,9 +95,17 @@ def _fits(angles: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _is_part(node: Node, shape: tuple[int, ...], number: int, parts: int) -> bool:
-    """Whether a slice is the part of that number along the last axis, all else whole."""
-    width = shape[-1] // parts
+def _of_two_parts(m: Match, first: Sequence[Node], second: Sequence[Node]) -> bool:
+    """Whether the slices are the first and the second half of x, and the concat is along the same, last axis."""
+    shape = m.x.shape
+    along_last = m.concat.axis % len(shape) == len(shape) - 1
+    halves = ((node, number) for number, nodes in enumerate((first, second)) for node in nodes)
+    return along_last and all(_is_half(node, shape, number) for node, number in halves)
+
+
+def _is_half(node: Node, shape: tuple[int, ...], number: int) -> bool:
+    """Whether a slice is half 0 or 1 of the last axis, all else whole."""
+    width = shape[-1] // 2
     starts = (*[0] * (len(shape) - 1), number * width)
     stops = (*shape[:-1], (number + 1) * width)
-    return shape[-1] % parts == 0 and (node.starts, node.stops) == (starts, stops) and set(node.steps) == {1}
+    return shape[-1] % 2 == 0 and (node.starts, node.stops) == (starts, stops) and set(node.steps) == {1}

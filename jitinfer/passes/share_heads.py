@@ -28,40 +28,40 @@ class ShareHeads(RewritePass):
         return ops.attention(q, repeated(k, "k"), repeated(v, "v"), optional(mask))
 
     def where(self, m: Match) -> bool:
-        return len(self._heads(m, "k")) == 1 and self._heads(m, "k") == self._heads(m, "v")
+        heads = self._heads(m, "k")
+        return heads is not None and heads == self._heads(m, "v")
 
     def replace(self, m: Match) -> Any:
-        (heads,) = self._heads(m, "k")
-        k, v = (self._once(m, name, heads) for name in ("k", "v"))
+        k, v = (self._once(m, name) for name in ("k", "v"))
         return ops.attention(m.q, k, v, m.mask, **m.attention.attributes)
 
-    def _heads(self, m: Match, name: str) -> set[int]:
-        """The number of heads before the repetition; empty if that is no repetition of heads."""
+    def _heads(self, m: Match, name: str) -> int | None:
+        """The number of heads before the repetition; None if that is no repetition of heads."""
         flat = getattr(m, name + "_flat").output.shape
         axis = 2 if getattr(m, name + "_turned") is None else 1
         spread = getattr(m, name + "_spread").output.shape
         return _heads_before(getattr(m, name).shape, spread, flat, axis)
 
-    def _once(self, m: Match, name: str, heads: int) -> Any:
+    def _once(self, m: Match, name: str) -> Any:
         flat = getattr(m, name + "_flat").output.shape
         turned = getattr(m, name + "_turned") is not None
         axis = 1 if turned else 2
-        x = ops.reshape(getattr(m, name), shape=(*flat[:axis], heads, *flat[axis + 1 :]))
+        x = ops.reshape(getattr(m, name), shape=(*flat[:axis], self._heads(m, name), *flat[axis + 1 :]))
         return ops.transpose(x, permutation=(0, 2, 1, 3)) if turned else x
 
 
-def _heads_before(before: Sequence[int], spread: Sequence[int], flat: Sequence[int], axis: int) -> set[int]:
+def _heads_before(before: Sequence[int], spread: Sequence[int], flat: Sequence[int], axis: int) -> int | None:
     """Where broadcasting `before` to `spread` repeats each index of one axis of `flat`: that axis's first size."""
     before = (*[1] * (len(spread) - len(before)), *before)
     pairs = [(small, large) for small, large in zip(before, spread, strict=True) if large != 1]
     repeated = [position for position, (small, large) in enumerate(pairs) if small != large]
     if len(repeated) != 1:
-        return set()
+        return None
     times = pairs[repeated[0]][1]
     if flat[axis] % times:
-        return set()
+        return None
     heads = flat[axis] // times
     wanted = [(dim, dim) for dim in (*flat[:axis], heads) if dim != 1]
     place = len(wanted)
     wanted += [(1, times), *((dim, dim) for dim in flat[axis + 1 :] if dim != 1)]
-    return {heads} if pairs == wanted and repeated == [place] else set()
+    return heads if pairs == wanted and repeated == [place] else None

@@ -46,13 +46,18 @@ def set_value_with_tensor(importer: Importer, op: PirOp, x: Any, value: Any, *bo
         here[list(place)] = True
         order[list(place)] = range(len(place))
         value = ops.gather(value, importer.builder.constant(order), axis=axis)
-        written = written & here.reshape([-1 if each == axis else 1 for each in range(len(region))])
+        written = written & _along(here, axis, len(region))
     return ops.where(importer.builder.constant(written), value, x)
 
 
 def _bounds(start: int, end: int, step: int, dim: int) -> slice:
     """Of a slice as Paddle writes it: for a negative step, an end before the first element is below -dim."""
     return slice(start, None if step < 0 and end < -dim else end, step)
+
+
+def _along(vector: Any, axis: int, rank: int) -> Any:
+    """A NumPy vector as an array of that rank which broadcasts over all other axes."""
+    return vector.reshape([-1 if each == axis else 1 for each in range(rank)])
 
 
 @converter("set_value")
@@ -74,8 +79,7 @@ def put_along_axis(importer: Importer, op: PirOp, x: Any, indices: Any, values: 
     others = [dim for each, dim in enumerate(x.shape) if each != axis]
     supported([dim for each, dim in enumerate(indices.shape) if each != axis] == others, "indices for a part of x")
     values = ops.broadcast_to(values, shape=indices.shape)
-    places = numpy.arange(x.shape[axis]).reshape([-1 if each == axis else 1 for each in range(len(x.shape))])
-    here = importer.builder.constant(places, indices.dtype)
+    here = importer.builder.constant(_along(numpy.arange(x.shape[axis]), axis, len(x.shape)), indices.dtype)
     for j in range(indices.shape[axis]):
         index = cut(indices, axis, j, j + 1)
         index = ops.where(ops.less(index, 0), index + x.shape[axis], index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from jitinfer.frontend.converters.movement import cut
 from jitinfer.frontend.converters.registry import CONVERTERS, Converter, PirOp, converter, supported
 from jitinfer.graph import ops
 from jitinfer.graph.types import FLOATING
@@ -172,9 +173,6 @@ def assign(importer: Importer, op: PirOp, x: Any, *_: Any) -> Any:
 def swiglu(importer: Importer, op: PirOp, x: Any, up: Any = None) -> Any:
     """Without `up`, the halves of x along its last axis."""
     if up is None:
-        half = x.shape[-1] // 2
-        starts, sizes = (0,) * len(x.shape), x.shape
-        steps = (1,) * len(x.shape)
-        gate = ops.slice(x, starts=starts, stops=(*sizes[:-1], half), steps=steps)
-        x, up = gate, ops.slice(x, starts=(*starts[:-1], half), stops=sizes, steps=steps)
+        last, half = len(x.shape) - 1, x.shape[-1] // 2
+        x, up = cut(x, last, 0, half), cut(x, last, half, x.shape[-1])
     return ops.silu(x) * up
