@@ -188,6 +188,26 @@ class Writer:
         parts = (ops.reshape(each, shape=(*a.shape, 1)) for each in (a * cos - b * sin, a * sin + b * cos))
         return ops.reshape(ops.concat(*parts, axis=axis + 1), shape=x.shape)
 
+    def embedders(self):
+        """Blocks that embed one tensor by weights of their own, each for its own use."""
+        x = self.any(2)
+        activation = self.one_of(ACTIVATIONS)
+        for _ in range(self.one_of([2, 3])):
+            hidden = getattr(ops, activation)(ops.matmul(x, self.weight((x.shape[-1], 4))) + self.weight((4,)))
+            self.tensors.append(ops.matmul(hidden, self.weight((4, self.one_of([8, 8, 6])))))
+        return self.arithmetic()
+
+    def joint(self):
+        """Parts of two streams, joined part by part."""
+        x = self.any(2)
+        if len(x.shape) != 3:
+            return self.activation()
+        y = self.one_of([x, ops.silu(x)])
+        half = x.shape[-1] // 2
+        bounds = self.one_of([[(0, half), (half, x.shape[-1])], [(0, half), (0, half)]])
+        first, second = (ops.concat(_part(x, *bound), _part(y, *bound), axis=1) for bound in bounds if half)
+        return first * second
+
     def of_weights(self):
         a = self.weight((4, 8))
         return ops.transpose(a * 2.0, permutation=(1, 0))
