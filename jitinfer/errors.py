@@ -47,6 +47,10 @@ class KernelError(JitinferError):
     """A kernel that cannot be compiled, or arguments that it cannot take; the message names kernel and target."""
 
 
+class UnsupportedOpError(KernelError):
+    """An op that no kernel can compute in this form; the message names the op, its types and the model's line."""
+
+
 class PlanError(JitinferError):
     """A plan that does not fit together, or a file that is not a whole, undamaged plan."""
 

@@ -16,6 +16,8 @@ from jitinfer.runtime.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from jitinfer.graph.types import TensorType
+
 
 class Weights:
     """Arrays by name, on a device.
@@ -32,6 +34,17 @@ class Weights:
         self._arrays: dict[str, DeviceArray] = {}
         with self.device.current():
             self._place({name: _located(name, array, self.device) for name, array in arrays.items()})
+
+    @staticmethod
+    def reserved(types: Mapping[str, TensorType], device: Device | int = 0) -> Weights:
+        """Memory for tensors of these types, to be filled by `update`. Raises DeviceError where it does not suffice."""
+        weights = Weights({}, device)
+        with weights.device.current():
+            base = weights._resources.memory(sum(aligned(kind.nbytes) for kind in types.values()), "weights")
+        for name, kind in types.items():
+            weights._arrays[name] = DeviceArray(base, kind.shape, kind.dtype, weights.device.index)
+            base += aligned(kind.nbytes)
+        return weights
 
     def __getitem__(self, name: str) -> DeviceArray:
         """Raises KeyError."""
