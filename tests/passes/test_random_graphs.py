@@ -132,9 +132,63 @@ class Writer:
         q, k, v = (head(ops.matmul(x, self.weight((width, 8)))) for _ in range(3))
         scores = ops.matmul(q * 0.5 if self.one_of([True, False]) else q, k, transpose_y=True)
         scores = scores * 0.25 if self.one_of([True, False]) else scores
-        scores = scores + self.weight((tokens, tokens)) if self.one_of([True, False]) else scores
+        scores = self.masked(scores, tokens)
         out = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), v), permutation=(0, 2, 1, 3))
         return ops.reshape(out, shape=(batch, tokens, 8))
+
+    def masked(self, scores, tokens):
+        """By a weight; by what comes later, added or filled in; by what is no causal mask; or not at all."""
+        form = self.one_of(["none", "weight", "boolean", "later", "filled", "another"])
+        if form == "none":
+            return scores
+        if form == "weight":
+            return scores + self.weight((tokens, tokens))
+        if form == "boolean":  # each token sees itself at least
+            zero, lowest = (self.builder.constant(number, "float32") for number in (0.0, -numpy.inf))
+            some = ops.greater(self.weight((tokens, tokens)), zero)
+            visible = ops.logical_or(some, self.builder.constant(numpy.eye(tokens, dtype=bool)))
+            return ops.where(visible, scores, lowest)
+        visible = numpy.tri(tokens, tokens, 1 if form == "another" else 0, dtype=bool)
+        zero, lowest = (self.builder.constant(x, "float32") for x in (0.0, numpy.finfo("float32").min))
+        if form == "filled":
+            return ops.where(self.builder.constant(visible), scores, lowest)
+        return scores + ops.where(self.builder.constant(visible), zero, lowest)
+
+    def patches(self):
+        """Of an image: a convolution, or a product with patches moved together; then tokens, or an image."""
+        x = self.one_of([*(each for each in self.tensors if _image(each.shape)), None])
+        if x is None:
+            return self.activation()
+        batch, channels, height, width = x.shape
+        rows, columns = height // 2, width // 2
+        if self.one_of([True, False]):
+            image = ops.conv2d(x, self.weight((8, channels, 2, 2)), self.weight((8,)), strides=(2, 2))
+            if self.one_of([True, False]):
+                return image
+            tokens = ops.transpose(ops.reshape(image, shape=(batch, 8, rows * columns)), permutation=(0, 2, 1))
+        else:
+            parts = ops.reshape(x, shape=(batch, channels, rows, 2, columns, 2))
+            parts = ops.transpose(parts, permutation=(0, 2, 4, 1, 3, 5))
+            flat = ops.reshape(parts, shape=(batch, rows * columns, 4 * channels))
+            tokens = ops.matmul(flat, self.weight((4 * channels, 8))) + self.weight((8,))
+        return tokens + self.weight((rows * columns, 8)) if self.one_of([True, False]) else tokens
+
+    def timesteps(self):
+        """Their embedding, in either order, with frequencies that float32 has exactly."""
+        x = self.any()
+        row = ops.slice(
+            x, starts=(0,) * len(x.shape), stops=(*[1] * (len(x.shape) - 1), x.shape[-1]), steps=(1,) * len(x.shape)
+        )
+        count = x.shape[-1]
+        t = ops.reshape(row, shape=(count,))
+        frequencies = self.builder.constant(2.0 ** -numpy.arange(4)[None], "float32")
+        angles = ops.reshape(t, shape=(count, 1)) * frequencies
+        angles = angles * 2.0 if self.one_of([True, False]) else angles
+        y = ops.concat(ops.cos(angles), ops.sin(angles), axis=1)
+        if self.one_of([True, False]):
+            halves = [ops.slice(y, starts=(0, at), stops=(count, at + 4), steps=(1, 1)) for at in (4, 0)]
+            y = ops.concat(*halves, axis=1)
+        return y
 
     def block(self):
         """residual + gate * x, and its adaptive norm, with modulations that are one row for all tokens."""
@@ -193,7 +247,11 @@ class Writer:
         return ops.transpose(a * 2.0, permutation=(1, 0))
 
 
-STEPS = [each for each in vars(Writer) if not each.startswith("_") and each not in ("one_of", "any", "like", "weight")]
+STEPS = [
+    each
+    for each in vars(Writer)
+    if not each.startswith("_") and each not in ("one_of", "any", "like", "weight", "masked")
+]
 
 
 @st.composite
@@ -211,6 +269,10 @@ def _part(x, start, stop):
     """Along the last axis."""
     starts, stops = (*[0] * (len(x.shape) - 1), start), (*x.shape[:-1], stop)
     return ops.slice(x, starts=starts, stops=stops, steps=(1,) * len(x.shape))
+
+
+def _image(shape):
+    return len(shape) == 4 and shape[2] % 2 == shape[3] % 2 == 0
 
 
 def _broadcasts(shape, to):
