@@ -3,6 +3,7 @@
 from jitinfer.passes import (
     absorb_views,
     conv_as_linear,
+    convert_precision,
     eliminate_dead_nodes,
     fold_constants,
     form_activations,
@@ -19,6 +20,7 @@ from jitinfer.passes import (
     simplify,
     weight_prologue,
 )
+from jitinfer.passes.convert_precision import converting
 from jitinfer.passes.pattern import Match, constant, either, maybe, optional
 from jitinfer.passes.pipeline import Report, Step, chosen, default, run_passes
 from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, is_graph_pass, pass_named, register
@@ -33,6 +35,8 @@ __all__ = [
     "chosen",
     "constant",
     "conv_as_linear",
+    "convert_precision",
+    "converting",
     "default",
     "either",
     "eliminate_dead_nodes",

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from jitinfer.graph import Builder, evaluate, ops, parse
-from jitinfer.passes import default, run_passes
+from jitinfer.passes import converting, default, run_passes
 
 GRAPHS = int(os.environ.get("JITINFER_RANDOM_GRAPHS", "500"))
 SHAPES = [(2, 6, 8), (1, 4, 8), (3, 8), (2, 2, 4, 4)]
@@ -300,6 +300,27 @@ def test_a_random_graph_keeps_its_meaning(graph, seed):
     for found, wanted, largest in zip(actual, expected, exact, strict=True):
         assert found.shape == wanted.shape
         numpy.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9 * largest)
+
+
+@given(graphs(), st.sampled_from(["bfloat16", "float16"]), st.integers(0, 2**32 - 1))
+@settings(max_examples=GRAPHS // 2, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+def test_a_random_graph_in_a_narrow_dtype_is_the_same_but_for_dtypes(graph, dtype, seed):
+    """With float32 again in place of the narrow dtype, the casts go, and the results are the graph's."""
+    names = converting(default(), dtype)
+    place = names.index("weight_prologue")
+    converted, _ = run_passes(graph, names[:place], check=True)
+    after, _ = run_passes(converted, names[place:], check=True)
+    generator = numpy.random.default_rng(seed)
+    inputs = [generator.standard_normal(value.shape).astype("float32") for value in graph.inputs]
+    weights = [generator.standard_normal(value.shape).astype("float32") for value in graph.parameters]
+    results = evaluate(after, inputs, weights)
+    assert [(each.shape, str(each.dtype)) for each in results] == [(v.shape, v.dtype) for v in graph.outputs]
+    same, _ = run_passes(parse(str(converted).replace(dtype, "float32")), ["simplify"])
+    assert same.counts()["cast"] == 0
+    expected = evaluate(graph, inputs, weights, arithmetic="float64")
+    actual = evaluate(same, inputs, weights, arithmetic="float64")
+    for found, wanted in zip(actual, expected, strict=True):
+        numpy.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9 * numpy.abs(wanted).max(initial=1.0))
 
 
 def test_random_graphs_exercise_the_passes():
