@@ -92,14 +92,17 @@ class FormCausalAttention(GraphPass):
 
     def run(self, graph: Graph) -> tuple[Graph, int]:
         editor = Editor(graph)
-        known: dict[Value, Array | None] = {}
+        masks: dict[Value, Array | None] = {}
         count = 0
         for node in editor.nodes():
             mask = node.operand("mask") if node.op.name == "attention" and node.plain else None
             if mask is None:
                 continue
+            mask = editor.resolve(mask)
+            if mask not in masks:
+                masks[mask] = _computed(editor, mask)
             q, k, v = (editor.resolve(value) for value in node.inputs[:3] if value is not None)
-            form = _form(_computed(editor, editor.resolve(mask), known), mask.dtype, (q.shape[1], k.shape[1]))
+            form = _form(masks[mask], mask.dtype, (q.shape[1], k.shape[1]))
             if form is not None:
                 editor.builder.origin = node.origin
                 attributes = {**node.attributes, "causal": node.causal or form == "causal"}
@@ -127,27 +130,23 @@ def _form(mask: Array | None, dtype: str, lengths: tuple[int, int]) -> str | Non
     return "causal" if (visible == later).all() else None
 
 
-def _computed(editor: Editor, value: Value, known: dict[Value, Array | None]) -> Array | None:
+def _computed(editor: Editor, value: Value) -> Array | None:
     """What `value` is, if it depends on constants alone and nothing on the way is larger than `LARGEST`."""
+    needed: set[Node] = set()
     waiting = [value]
     while waiting:
-        each = waiting[-1]
-        node = editor.producer(each)
-        if each in known or node is None or not _evaluable(node):
-            known.setdefault(each, None)
-            waiting.pop()
-            continue
-        inputs = [None if operand is None else editor.resolve(operand) for operand in node.inputs]
-        missing = [operand for operand in inputs if operand is not None and operand not in known]
-        if missing:
-            waiting.extend(missing)
-            continue
-        waiting.pop()
-        arrays = [None if operand is None else known[operand] for operand in inputs]
-        unknown = any(operand is not None and known[operand] is None for operand in inputs)
-        results = [None] * len(node.outputs) if unknown else evaluate_node(node, arrays)
-        known.update(zip(node.outputs, results, strict=True))
-    return known[value]
+        node = editor.producer(waiting.pop())
+        if node is None or not _evaluable(node):
+            return None
+        if node not in needed:
+            needed.add(node)
+            waiting.extend(operand for operand in node.inputs if operand is not None)
+    values: dict[Value, Array] = {}
+    for node in editor.nodes():
+        if node in needed:
+            arrays = [None if operand is None else values[operand] for operand in editor.inputs(node)]
+            values.update(zip(node.outputs, evaluate_node(node, arrays), strict=True))
+    return values[value]
 
 
 def _evaluable(node: Node) -> bool:

@@ -8,8 +8,8 @@ import pytest
 from graphs import imported
 from paddle.nn import functional
 
-from jitinfer.graph import Builder, evaluate, ops
-from jitinfer.passes import run_passes
+from jitinfer.graph import Builder, evaluate, op_named, ops
+from jitinfer.passes import default, run_passes
 from jitinfer.testing import PassTest
 
 LOWEST = float(numpy.finfo("float32").min)
@@ -130,6 +130,19 @@ class TestFormCausalAttention(PassTest):
 
         builder_mask = self.attention(mask)
         assert self.becomes(builder_mask, {"attention": 1}).nodes[0].causal
+
+    def test_a_mask_too_large_to_be_folded(self):
+        """The whole pipeline leaves nothing of a mask of 1.4 MB that two layers read."""
+        builder = Builder()
+        q = builder.input("q", (2, 600, 1, 2))
+        columns = builder.apply(op_named("iota"), (), {"size": 600})
+        visible = ops.less_equal(columns, ops.reshape(columns, shape=(600, 1)))
+        zero, lowest = (builder.constant(number, "float32") for number in (0.0, LOWEST))
+        mask = ops.broadcast_to(ops.where(visible, zero, lowest), shape=(2, 1, 600, 600))
+        y = ops.attention(q, q, q, mask, scale=1.0)
+        self.passes = default()
+        after = self.becomes(builder.build(ops.attention(y, y, y, mask, scale=0.5)), {"attention": 2})
+        assert [node.causal for node in after.nodes] == [True, True]
 
     @pytest.mark.parametrize("number", [-1e4, -1e9, LOWEST / 2])
     def test_a_number_that_scores_could_outweigh_stays(self, number):
