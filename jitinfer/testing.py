@@ -64,6 +64,9 @@ class PassTest:
         expected = evaluate(before, inputs, weights, arithmetic="float64")
         actual = evaluate(after, inputs, weights, arithmetic="float64")
         for got, wanted in zip(actual, expected, strict=True):
+            if wanted.dtype.kind in "biu":
+                numpy.testing.assert_array_equal(got, wanted)
+                continue
             numpy.testing.assert_array_equal(numpy.isfinite(got), numpy.isfinite(wanted))
             finite = numpy.isfinite(wanted)
             if finite.any():

@@ -48,6 +48,29 @@ def itemsize(name: str) -> int:
     return int(_NUMPY[name].itemsize)
 
 
+def limits(name: str) -> Any:
+    """What numpy.finfo says, of any floating dtype."""
+    return ml_dtypes.finfo(_NUMPY[name])  # type: ignore[no-untyped-call]
+
+
+def exact_cast(dtype: str, to: str) -> bool:
+    """Whether every number of `dtype` is one of `to`."""
+    if dtype == to or dtype == "bool":
+        return True
+    if to in INTEGRAL:
+        return dtype in INTEGRAL and numpy.can_cast(_NUMPY[dtype], _NUMPY[to])
+    if to not in FLOATING or dtype not in FLOATING | INTEGRAL:
+        return False
+    wide = limits(to)
+    if dtype in INTEGRAL:
+        bounds = numpy.iinfo(_NUMPY[dtype])
+        return max(bounds.max, -bounds.min).bit_length() <= wide.nmant + 1 and bounds.max <= float(wide.max)
+    narrow = limits(dtype)
+    in_range = float(narrow.max) <= float(wide.max)
+    finer = float(narrow.smallest_subnormal) >= float(wide.smallest_subnormal)
+    return bool(in_range and finer and narrow.nmant <= wide.nmant)
+
+
 @dataclass(frozen=True)
 class TensorType:
     """`shape`: -1 where a dimension of a traced program may change, never in a graph; `dtype`: such as "float32"."""

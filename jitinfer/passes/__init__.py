@@ -2,9 +2,13 @@
 
 from jitinfer.passes import (
     absorb_views,
+    conv_as_linear,
+    convert_precision,
     eliminate_dead_nodes,
     fold_constants,
     form_activations,
+    form_attention_mask,
+    form_timestep_embedding,
     fuse_attention,
     fuse_conv,
     fuse_linear,
@@ -19,6 +23,7 @@ from jitinfer.passes import (
     simplify,
     weight_prologue,
 )
+from jitinfer.passes.convert_precision import converting
 from jitinfer.passes.pattern import Match, constant, either, maybe, optional
 from jitinfer.passes.pipeline import Report, Step, chosen, default, run_passes
 from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, is_graph_pass, pass_named, register
@@ -32,11 +37,16 @@ __all__ = [
     "absorb_views",
     "chosen",
     "constant",
+    "conv_as_linear",
+    "convert_precision",
+    "converting",
     "default",
     "either",
     "eliminate_dead_nodes",
     "fold_constants",
     "form_activations",
+    "form_attention_mask",
+    "form_timestep_embedding",
     "fuse_attention",
     "fuse_conv",
     "fuse_linear",

@@ -198,7 +198,8 @@ class Match:
     """
 
     def __init__(self, editor: Editor, found: Bindings) -> None:
-        self._editor = editor
+        self.editor = editor
+        """The graph, to ask what stands around the match."""
         self._values = found.values
         self._labels = found.labels
         self.nodes = found.nodes
@@ -206,7 +207,7 @@ class Match:
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("_values", {}):
             value = self._values[name]
-            return None if value is None else Tensor(self._editor.builder, self._editor.resolve(value))
+            return None if value is None else Tensor(self.editor.builder, self.editor.resolve(value))
         if name in self.__dict__.get("_labels", {}):
             return self._labels[name]
         return None
@@ -214,7 +215,7 @@ class Match:
     def uniform(self, name: str) -> float | None:
         """The number that a matched constant consists of."""
         value = self._values.get(name)
-        return None if value is None else uniform(self._editor, value)
+        return None if value is None else uniform(self.editor, value)
 
     @property
     def values(self) -> list[Value]:

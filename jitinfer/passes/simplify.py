@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jitinfer.graph.op import op_named
+from jitinfer.graph.types import exact_cast
 from jitinfer.passes.editor import Editor
 from jitinfer.passes.pattern import uniform
 from jitinfer.passes.rewrite import GraphPass, graph_pass
@@ -79,6 +80,22 @@ def same_type(editor: Editor, node: Node) -> Value | None:
     return source if source.type == node.output.type else None
 
 
+def cast(editor: Editor, node: Node) -> Value | None:
+    """cast(cast(x)) is one cast where the first changes no number."""
+    source = _source(editor, node)
+    if source.type == node.output.type:
+        return source
+    before = _only_op(editor, source, "cast")
+    if before is None:
+        return None
+    original = _source(editor, before)
+    if not exact_cast(original.dtype, source.dtype):
+        return None
+    if original.type == node.output.type:
+        return original
+    return editor.builder.add(node.op, (original,), {"dtype": node.dtype})[0]
+
+
 def slice_(editor: Editor, node: Node) -> Value | None:
     source = _source(editor, node)
     return source if source.shape == node.output.shape and all(step == 1 for step in node.steps) else None
@@ -103,7 +120,7 @@ def neutral(number: float, *, either_side: bool) -> Rule:
 RULES: dict[str, Rule] = {
     "reshape": reshape,
     "transpose": transpose,
-    "cast": same_type,
+    "cast": cast,
     "broadcast_to": same_type,
     "slice": slice_,
     "add": neutral(0.0, either_side=True),

@@ -91,3 +91,34 @@ class TestSimplify(PassTest):
     def test_a_transpose_that_moves_something_stays(self):
         builder = Builder()
         self.stays(builder.build(ops.transpose(builder.input("x", (2, 3)), permutation=(1, 0))))
+
+    @pytest.mark.parametrize(
+        ("dtype", "through", "to"),
+        [
+            ("bool", "float32", "bool"),
+            ("float16", "float32", "float16"),
+            ("bfloat16", "float32", "bfloat16"),
+            ("bfloat16", "float32", "float16"),
+            ("int8", "int64", "float32"),
+            ("int32", "float64", "int64"),
+        ],
+    )
+    def test_a_cast_that_changes_no_number_before_another(self, dtype, through, to):
+        builder = Builder()
+        y = ops.cast(ops.cast(builder.input("x", (5,), dtype), dtype=through), dtype=to)
+        self.becomes(builder.build(y), {} if dtype == to else {"cast": 1})
+
+    @pytest.mark.parametrize(
+        ("dtype", "through", "to"),
+        [
+            ("float32", "bfloat16", "float32"),
+            ("float32", "bool", "float32"),
+            ("float16", "bfloat16", "float32"),
+            ("bfloat16", "float16", "bfloat16"),
+            ("int64", "float32", "int64"),
+            ("float32", "int32", "float32"),
+        ],
+    )
+    def test_a_cast_that_rounds_stays(self, dtype, through, to):
+        builder = Builder()
+        self.stays(builder.build(ops.cast(ops.cast(builder.input("x", (5,), dtype), dtype=through), dtype=to)))

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from jitinfer.graph import Builder, evaluate, ops, parse
-from jitinfer.passes import default, run_passes
+from jitinfer.passes import converting, default, run_passes
 
 GRAPHS = int(os.environ.get("JITINFER_RANDOM_GRAPHS", "500"))
 SHAPES = [(2, 6, 8), (1, 4, 8), (3, 8), (2, 2, 4, 4)]
@@ -132,9 +132,63 @@ class Writer:
         q, k, v = (head(ops.matmul(x, self.weight((width, 8)))) for _ in range(3))
         scores = ops.matmul(q * 0.5 if self.one_of([True, False]) else q, k, transpose_y=True)
         scores = scores * 0.25 if self.one_of([True, False]) else scores
-        scores = scores + self.weight((tokens, tokens)) if self.one_of([True, False]) else scores
+        scores = self.masked(scores, tokens)
         out = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), v), permutation=(0, 2, 1, 3))
         return ops.reshape(out, shape=(batch, tokens, 8))
+
+    def masked(self, scores, tokens):
+        """By a weight; by what comes later, added or filled in; by what is no causal mask; or not at all."""
+        form = self.one_of(["none", "weight", "boolean", "later", "filled", "another"])
+        if form == "none":
+            return scores
+        if form == "weight":
+            return scores + self.weight((tokens, tokens))
+        if form == "boolean":  # each token sees itself at least
+            zero, lowest = (self.builder.constant(number, "float32") for number in (0.0, -numpy.inf))
+            some = ops.greater(self.weight((tokens, tokens)), zero)
+            visible = ops.logical_or(some, self.builder.constant(numpy.eye(tokens, dtype=bool)))
+            return ops.where(visible, scores, lowest)
+        visible = numpy.tri(tokens, tokens, 1 if form == "another" else 0, dtype=bool)
+        zero, lowest = (self.builder.constant(x, "float32") for x in (0.0, numpy.finfo("float32").min))
+        if form == "filled":
+            return ops.where(self.builder.constant(visible), scores, lowest)
+        return scores + ops.where(self.builder.constant(visible), zero, lowest)
+
+    def patches(self):
+        """Of an image: a convolution, or a product with patches moved together; then tokens, or an image."""
+        x = self.one_of([*(each for each in self.tensors if _image(each.shape)), None])
+        if x is None:
+            return self.activation()
+        batch, channels, height, width = x.shape
+        rows, columns = height // 2, width // 2
+        if self.one_of([True, False]):
+            image = ops.conv2d(x, self.weight((8, channels, 2, 2)), self.weight((8,)), strides=(2, 2))
+            if self.one_of([True, False]):
+                return image
+            tokens = ops.transpose(ops.reshape(image, shape=(batch, 8, rows * columns)), permutation=(0, 2, 1))
+        else:
+            parts = ops.reshape(x, shape=(batch, channels, rows, 2, columns, 2))
+            parts = ops.transpose(parts, permutation=(0, 2, 4, 1, 3, 5))
+            flat = ops.reshape(parts, shape=(batch, rows * columns, 4 * channels))
+            tokens = ops.matmul(flat, self.weight((4 * channels, 8))) + self.weight((8,))
+        return tokens + self.weight((rows * columns, 8)) if self.one_of([True, False]) else tokens
+
+    def timesteps(self):
+        """Their embedding, in either order, with frequencies that float32 has exactly."""
+        x = self.any()
+        row = ops.slice(
+            x, starts=(0,) * len(x.shape), stops=(*[1] * (len(x.shape) - 1), x.shape[-1]), steps=(1,) * len(x.shape)
+        )
+        count = x.shape[-1]
+        t = ops.reshape(row, shape=(count,))
+        frequencies = self.builder.constant(2.0 ** -numpy.arange(4)[None], "float32")
+        angles = ops.reshape(t, shape=(count, 1)) * frequencies
+        angles = angles * 2.0 if self.one_of([True, False]) else angles
+        y = ops.concat(ops.cos(angles), ops.sin(angles), axis=1)
+        if self.one_of([True, False]):
+            halves = [ops.slice(y, starts=(0, at), stops=(count, at + 4), steps=(1, 1)) for at in (4, 0)]
+            y = ops.concat(*halves, axis=1)
+        return y
 
     def block(self):
         """residual + gate * x, and its adaptive norm, with modulations that are one row for all tokens."""
@@ -217,7 +271,11 @@ class Writer:
         return ops.transpose(a * 2.0, permutation=(1, 0))
 
 
-STEPS = [each for each in vars(Writer) if not each.startswith("_") and each not in ("one_of", "any", "like", "weight")]
+STEPS = [
+    each
+    for each in vars(Writer)
+    if not each.startswith("_") and each not in ("one_of", "any", "like", "weight", "masked")
+]
 
 
 @st.composite
@@ -235,6 +293,10 @@ def _part(x, start, stop):
     """Along the last axis."""
     starts, stops = (*[0] * (len(x.shape) - 1), start), (*x.shape[:-1], stop)
     return ops.slice(x, starts=starts, stops=stops, steps=(1,) * len(x.shape))
+
+
+def _image(shape):
+    return len(shape) == 4 and shape[2] % 2 == shape[3] % 2 == 0
 
 
 def _broadcasts(shape, to):
@@ -264,12 +326,33 @@ def test_a_random_graph_keeps_its_meaning(graph, seed):
         numpy.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9 * largest)
 
 
+@given(graphs(), st.sampled_from(["bfloat16", "float16"]), st.integers(0, 2**32 - 1))
+@settings(max_examples=GRAPHS // 2, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+def test_a_random_graph_in_a_narrow_dtype_is_the_same_but_for_dtypes(graph, dtype, seed):
+    """With float32 again in place of the narrow dtype, the casts go, and the results are the graph's."""
+    names = converting(default(), dtype)
+    place = names.index("weight_prologue")
+    converted, _ = run_passes(graph, names[:place], check=True)
+    after, _ = run_passes(converted, names[place:], check=True)
+    generator = numpy.random.default_rng(seed)
+    inputs = [generator.standard_normal(value.shape).astype("float32") for value in graph.inputs]
+    weights = [generator.standard_normal(value.shape).astype("float32") for value in graph.parameters]
+    results = evaluate(after, inputs, weights)
+    assert [(each.shape, str(each.dtype)) for each in results] == [(v.shape, v.dtype) for v in graph.outputs]
+    same, _ = run_passes(parse(str(converted).replace(dtype, "float32")), ["simplify"])
+    assert same.counts()["cast"] == 0
+    expected = evaluate(graph, inputs, weights, arithmetic="float64")
+    actual = evaluate(same, inputs, weights, arithmetic="float64")
+    for found, wanted in zip(actual, expected, strict=True):
+        numpy.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9 * numpy.abs(wanted).max(initial=1.0))
+
+
 def test_random_graphs_exercise_the_passes():
     """Most of the passes change something in some of the graphs: the test above is not idle."""
     fired = set()
 
     @given(graphs())
-    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     def run(graph):
         _, report = run_passes(graph)
         fired.update(step.name for step in report.steps if step.changes)

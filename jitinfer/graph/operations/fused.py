@@ -151,6 +151,7 @@ class TimestepEmbedding(Op):
 
     name = "timestep_embedding"
     kind = Kind.POINTWISE
+    strided = True
 
     def infer(self, t: TensorType, frequencies: TensorType, *, sin_first: bool = False) -> TensorType:
         require(t.rank == frequencies.rank == 1, "t and the frequencies are vectors")
