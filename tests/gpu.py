@@ -13,8 +13,13 @@ PROBLEM = device_problem()
 POISON = 0xA5
 
 
+GPU_MARKS = (pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"no CUDA device: {PROBLEM}"))
+
+
 def needs_gpu(test):
-    return pytest.mark.gpu(pytest.mark.skipif(PROBLEM is not None, reason=f"no CUDA device: {PROBLEM}")(test))
+    for mark in GPU_MARKS:
+        test = mark(test)
+    return test
 
 
 def device_target():

@@ -7,6 +7,7 @@ of it: no cancellation), and writes each result once.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -130,15 +131,14 @@ class RowNorm(Family):
         _, space = _described(node)
         block = triton.next_power_of_2(space.width)
         ranked = []
-        for rows in (1, 2, 4, 8, 16):
-            for warps in (1, 2, 4, 8, 16, 32):
-                held = block * rows / (32 * warps)
-                if not 1 <= held <= 32 or (rows > 1 and rows > space.rows) or (rows > 1 and block * rows > 8192):
-                    continue
-                programs = -(-space.rows // rows)
-                idle = rows > 1 and programs < 2 * target.sm_count
-                apart = abs(math.log2(held) - 4)
-                ranked.append(((idle, apart, abs(warps - 4), rows), rows, warps))
+        for rows, warps in itertools.product((1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32)):
+            held = block * rows / (32 * warps)
+            sparse = held < 1 and warps > 1
+            crowded = rows > 1 and (rows > space.rows or block * rows > 8192)
+            if held > 32 or sparse or crowded:
+                continue
+            idle = rows > 1 and -(-space.rows // rows) < 2 * target.sm_count
+            ranked.append(((idle, abs(math.log2(held) - 4), abs(warps - 4), rows), rows, warps))
         programmatic = (1, 0) if target.has_programmatic_launch else (0,)
         chosen = [(rows, warps) for _, rows, warps in sorted(ranked)[:8]]
         return [
