@@ -8,20 +8,21 @@ is printed, with the bandwidth that it means for the bytes that have to move.
 """
 
 import argparse
+import importlib.util
 import itertools
 import statistics
-from dataclasses import replace
+import time
 
 import numpy
 
+from jitinfer.cache import Cache, cache_location
 from jitinfer.graph import Builder, op_named
 from jitinfer.graph.evaluation import evaluate_node
-from jitinfer.graph.types import numpy_dtype
 from jitinfer.kernels import Target, families_for
 from jitinfer.kernels.assembly import assemble, plan_of_node, scratch_bytes, specializations
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
 from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.runtime import Buffer, Device, Executor, Plan, Pointer
+from jitinfer.runtime import Buffer, Device, Executor, Plan, Pointer, Weights
 from jitinfer.runtime.driver import call
 from jitinfer.runtime.plan import aligned
 from jitinfer.testing import random_array
@@ -66,25 +67,28 @@ def bytes_of(node):
 
 
 def rotation(node, device):
-    """How many sets of buffers are three times the L2 cache; at least 8, at most 400, at most 8 GB."""
+    """How many sets of buffers are three times the L2 cache; at least 8, at most 400, at most 4 GB."""
     size = bytes_of(node)
-    return max(8, min(400, -(-3 * device.l2_bytes // size), 8 * 10**9 // size))
+    return max(8, min(400, -(-3 * device.l2_bytes // size), 4 * 10**9 // size))
 
 
 def repeated(node, candidate, kernels, target, count):
-    """A plan of `count` calls, each over buffers of its own."""
+    """A plan of `count` calls, each over buffers of its own; operands are weights, so that a call takes no inputs."""
     buffers, steps = [], []
     work = aligned(candidate.workspace_bytes) + scratch_bytes(candidate, kernels)
     offset = aligned(work)
     buffers.append(Buffer(WORKSPACE, work, "arena"))
     for number in range(count):
         places = {WORKSPACE: Pointer(WORKSPACE)}
-        for names, values in ((input_name, node.inputs), (output_name, node.outputs)):
-            for position, value in enumerate(values):
-                name = f"{names(position)}.{number}"
-                buffers.append(Buffer(name, value.type.nbytes, "arena", offset))
-                offset += aligned(value.type.nbytes)
-                places[names(position)] = Pointer(name)
+        for position, value in enumerate(node.inputs):
+            name = f"{input_name(position)}.{number}"
+            buffers.append(Buffer(name, value.type.nbytes, "weight", shape=value.shape, dtype=value.dtype))
+            places[input_name(position)] = Pointer(name)
+        for position, value in enumerate(node.outputs):
+            name = f"{output_name(position)}.{number}"
+            buffers.append(Buffer(name, value.type.nbytes, "arena", offset))
+            offset += aligned(value.type.nbytes)
+            places[output_name(position)] = Pointer(name)
         steps += assemble(node, candidate, kernels, places)
     unique = tuple({kernel.digest: kernel for kernel in kernels}.values())
     return Plan(target, offset, tuple(buffers), tuple(steps), unique, (), ())
@@ -103,11 +107,14 @@ def median_us(launch, stream, count):
     return statistics.median(times[5:])
 
 
-def time_plan(plan, device, count):
-    executor = Executor(plan, device=device)
-    stream = 0
+def operands(arrays, count):
+    return {f"{input_name(i)}.{number}": array for number in range(count) for i, array in enumerate(arrays)}
+
+
+def time_plan(plan, weights, device, count):
+    executor = Executor(plan, weights)
     with device.current():
-        elapsed = median_us(lambda: executor.enqueue([], stream), stream, count)
+        elapsed = median_us(lambda: executor.enqueue([]), 0, count)
     executor.close()
     return elapsed
 
@@ -161,11 +168,11 @@ def report(name, elapsed, size, note=""):
 def measure(op, shape, dtype, limit, compiler, device):
     node = node_of(op, shape, dtype)
     target, size, count = compiler.target, bytes_of(node), rotation(node, device)
-    print(
-        f"{op} {'x'.join(map(str, shape))} {dtype}: {size / 1e6:.1f} MB, floor {size / target.bandwidth * 1e6:.2f} us"
-    )
+    floor = size / target.bandwidth * 1e6
+    print(f"{op} {'x'.join(map(str, shape))} {dtype}: {size / 1e6:.1f} MB, floor {floor:.2f} us")
     arrays = [random_array(value.type, seed) for seed, value in enumerate(node.inputs)]
     expected = evaluate_node(node, [array.astype(numpy.float64) for array in arrays], "float64")
+    weights = Weights(operands(arrays, count), device)
     for family in families_for(node, target):
         candidates = [(each, family.launches(node, each, target)) for each in family.configs(node, target)[:limit]]
         compiler.try_all([source for _, candidate in candidates for source in specializations(candidate)])
@@ -174,10 +181,10 @@ def measure(op, shape, dtype, limit, compiler, device):
             plan = plan_of_node(node, candidate, kernels, target.compute_capability)
             worst = check(node, plan, arrays, expected)
             plan = repeated(node, candidate, kernels, target.compute_capability, count)
-            report(f"{family.name} {config}", time_plan(plan, device, count), size, f"error {worst:.2f} of allowed")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
+            elapsed = time_plan(plan, weights, device, count)
+            report(f"{family.name} {config}", elapsed, size, f"error {worst:.2f} of allowed")
+    weights.close()
+    if importlib.util.find_spec("torch") is None:
         print("  torch is not installed")
         return
     for name, elapsed in time_torch(node, dtype, count, device).items():
@@ -192,9 +199,7 @@ def host_cost(device, compiler):
     kernels = [compiler.compile(source) for source in specializations(candidate)]
     for count in (1, 300):
         plan = repeated(node, candidate, kernels, compiler.target.compute_capability, count)
-        executor = Executor(plan, device=device)
-        import time
-
+        executor = Executor(plan, operands([random_array(value.type, 0) for value in node.inputs], count), device)
         times = []
         for _ in range(200):
             start = time.perf_counter()
@@ -205,14 +210,13 @@ def host_cost(device, compiler):
         executor.close()
     executor = Executor(plan_of_node(node, candidate, kernels, compiler.target.compute_capability), device=device)
     inputs = executor.inputs
-    moved = [replace(each, address=each.address) for each in inputs]
     times = []
     for _ in range(200):
         start = time.perf_counter()
-        executor.enqueue(moved)
+        executor.enqueue(inputs)
         times.append(1e6 * (time.perf_counter() - start))
         device.synchronize()
-    print(f"host: {statistics.median(times):.1f} us to queue one kernel with {len(moved)} inputs in place")
+    print(f"host: {statistics.median(times):.1f} us to queue one kernel with {len(inputs)} inputs in place")
 
 
 def main():
@@ -220,14 +224,11 @@ def main():
     parser.add_argument("--op", action="append", choices=OPS)
     parser.add_argument("--shape", action="append", help="such as 2x256x1152")
     parser.add_argument("--dtype", default="bfloat16", choices=list(ROUNDING))
-    parser.add_argument(
-        "--configs", type=int, default=6, help="how many of a family's configurations, best guess first"
-    )
+    parser.add_argument("--configs", type=int, default=6, help="of each family, best guess first")
     arguments = parser.parse_args()
-    assert numpy_dtype(arguments.dtype)
     device = Device.of(0)
     print(device)
-    with Compiler(Target.of(device)) as compiler:
+    with Compiler(Target.of(device), Cache(cache_location())) as compiler:
         host_cost(device, compiler)
         for op, shape in itertools.product(arguments.op or OPS, arguments.shape or SHAPES):
             dims = tuple(int(dim) for dim in shape.split("x"))

@@ -42,7 +42,7 @@ def _places(row, INNER: tl.constexpr, STRIDES: tl.constexpr):
 @triton.jit
 def _load(pointer, row, column, mask, INNER: tl.constexpr, STRIDES: tl.constexpr):
     places = _places(row, INNER, STRIDES)[:, None] + column.to(tl.int64)[None, :] * STRIDES[2]
-    return tl.load(pointer + places, mask, other=0.0).to(tl.float32)
+    return tl.load(pointer + places, mask, other=0.0)
 
 
 @triton.jit
@@ -93,8 +93,19 @@ def normalize_rows(
     mask = (row < rows)[:, None] & inside
     value = _load(x, row, column, mask, INNER, X)
     if residual is not None:
-        value = value * _load(gate, row, column, mask, INNER, GATE)
-        value += _load(residual, row, column, mask, INNER, RESIDUAL)
+        gates = _load(gate, row, column, mask, INNER, GATE)
+        residuals = _load(residual, row, column, mask, INNER, RESIDUAL)
+    # Asked for before the statistics, so that memory answers while they are computed.
+    if weight is not None:
+        weights = _load(weight, row, column, mask, INNER, WEIGHT)
+    if bias is not None:
+        biases = _load(bias, row, column, mask, INNER, BIAS)
+    if scale is not None:
+        scales = _load(scale, row, column, mask, INNER, SCALE)
+        shifts = _load(shift, row, column, mask, INNER, SHIFT)
+    value = value.to(tl.float32)
+    if residual is not None:
+        value = value * gates.to(tl.float32) + residuals.to(tl.float32)
         _store(total, value, row, column, mask, INNER, TOTAL)
     if CENTRED:
         mean = tl.sum(value, axis=1) / WIDTH
@@ -102,12 +113,11 @@ def normalize_rows(
     variance = tl.sum(value * value, axis=1) / WIDTH
     value = value * tl.rsqrt(variance + epsilon)[:, None]
     if weight is not None:
-        value = value * _load(weight, row, column, mask, INNER, WEIGHT)
+        value = value * weights.to(tl.float32)
     if bias is not None:
-        value += _load(bias, row, column, mask, INNER, BIAS)
+        value += biases.to(tl.float32)
     if scale is not None:
-        value = value * (1.0 + _load(scale, row, column, mask, INNER, SCALE))
-        value += _load(shift, row, column, mask, INNER, SHIFT)
+        value = value * (1.0 + scales.to(tl.float32)) + shifts.to(tl.float32)
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
     _store(y, value, row, column, mask, INNER, Y)
