@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import triton
 import triton.language as tl
-from kernels.test_layer_norm import node_of
-from runtime.kernels import copy_tiles, scale_and_add, transpose_tiles
+from row_norms import node_of
+from triton_functions import copy_tiles, scale_and_add, transpose_tiles
 
 from jitinfer.cache import Cache
 from jitinfer.errors import KernelError

@@ -5,10 +5,10 @@ import itertools
 import numpy
 import pytest
 from gpu import GPU_MARKS, device_target, needs_gpu, run_on_device
+from row_norms import node_of
 
 from jitinfer.graph import Builder, View, op_named
 from jitinfer.graph.evaluation import evaluate_node
-from jitinfer.graph.node import Node
 from jitinfer.graph.types import numpy_dtype
 from jitinfer.kernels import Target, families_for
 from jitinfer.kernels.interpreter import interpret
@@ -19,39 +19,6 @@ TARGET = Target.named(90)
 OPS = ("layer_norm", "rms_norm", "adaptive_layer_norm", "gated_residual_adaptive_layer_norm")
 WIDTHS = (1, 17, 72, 1152, 1536, 4100)
 ROUNDING = {"float32": 3e-6, "float16": 1e-3, "bfloat16": 8e-3}
-
-
-def node_of(op, shape, dtype="float32", *, affine=True, modulation=None, views=None, store=None, axes=1):
-    """A node of `op` over x of `shape`.
-
-    modulation: shape of scale, shift and gate, for the ops that have them; views: by operand, the view through which
-    it is read and the shape of what is viewed; store: the view through which the last result is written.
-    """
-    builder = Builder()
-    views = views or {}
-    width = shape[len(shape) - axes :]
-    modulation = modulation or (shape[0], *[1] * (len(shape) - 2), shape[-1])
-    plain = op in ("layer_norm", "rms_norm")
-    shapes = {"x": shape}
-    if op.startswith("gated"):
-        shapes.update(residual=shape, gate=modulation)
-    if not plain:
-        shapes.update(scale=modulation, shift=modulation)
-    if affine:
-        shapes.update(dict.fromkeys(("scale", "bias") if plain else ("weight", "bias"), width))
-    operands = [each.name for each in op_named(op).operands]
-    inputs, read = [], []
-    for name in operands:
-        view, buffer = views.get(name, (None, shapes.get(name)))
-        given = name in shapes
-        inputs.append(builder.input(name, buffer, dtype).value if given else None)
-        read.append(view)
-    attributes = {"epsilon": 1e-5, **({"axes": axes} if plain else {})}
-    node = builder.add_node(op_named(op), inputs, attributes, read)
-    if store is None:
-        return node
-    stores = (*[None] * (len(node.outputs) - 1), store)
-    return Node(node.op, node.inputs, node.attributes, node.outputs, node.origin, node.views, stores)
 
 
 def arrays_of(node):

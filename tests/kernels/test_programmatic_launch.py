@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy
 import pytest
 from gpu import device_target, needs_gpu
-from kernels.test_layer_norm import node_of
+from row_norms import node_of
 
 from jitinfer.errors import PlanError
 from jitinfer.kernels import Target

@@ -5,11 +5,12 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pytest
 from gpu import PROBLEM, device_target, needs_gpu
-from runtime.plans import PLAN
+from plans import PLAN
 
 from jitinfer.errors import ArgumentError, DeviceError, PlanError
 from jitinfer.graph.types import numpy_dtype
@@ -51,7 +52,7 @@ def buffer(name, placement, shape=(COUNT,), dtype="float32", offset=0):
 @pytest.fixture(scope="module")
 def plan():
     """y = (3 x + w) * 3 + c, by two launches with an arena buffer between them; z = x, by a copy; zeros, by a fill."""
-    from runtime.kernels import scale_and_add
+    from triton_functions import scale_and_add
 
     def launch(x, w, y):
         pointers = {name: TypedPointer(Pointer(each), "float32") for name, each in zip("xwy", (x, w, y), strict=True)}
@@ -285,7 +286,7 @@ def test_outputs_keep_the_executor(plan):
 
 @needs_gpu
 def test_scratch_memory_of_descriptors():
-    from runtime.kernels import copy_tiles
+    from triton_functions import copy_tiles
 
     if not device_target().has_tma:
         pytest.skip("descriptors in scratch memory need sm_90")
@@ -304,7 +305,7 @@ def test_scratch_memory_of_descriptors():
 
 @needs_gpu
 def test_descriptors_made_on_the_host():
-    from runtime.kernels import transpose_tiles
+    from triton_functions import transpose_tiles
 
     if not device_target().has_tma:
         pytest.skip("tensor maps need sm_90")
@@ -337,17 +338,17 @@ def check_matrices(step, kernel, shape, result, reference):
     assert numpy.array_equal(y, reference(x))
 
 
-_FAULT = """
+_FAULT = f"""
 import sys
-sys.path[:0] = ["tests"]
-from runtime.test_executor import fault
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+from test_executor import fault
 fault()
 """
 
 
 def fault():
     """A kernel that writes where nothing is, in a process that is lost by it."""
-    from runtime.kernels import write_far_away
+    from triton_functions import write_far_away
 
     arguments = {"y": TypedPointer(Pointer("y"), "float32"), "distance": Scalar("i32", 2**20)}
     step, kernel = compiled(KernelLaunch(write_far_away, arguments, {}, (1, 1, 1)), {"y": Pointer("y")})

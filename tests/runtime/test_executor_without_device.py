@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from runtime.fake_driver import FakeDriver
+from fake_driver import FakeDriver
 
 from jitinfer.errors import ArgumentError, DeviceError
 from jitinfer.graph.types import numpy_dtype
