@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy
 import pytest
-from gpu import PROBLEM, device_target, needs_gpu
+from gpu import PROBLEM, device_compiler, device_target, needs_gpu
 from plans import PLAN
 
 from jitinfer.errors import ArgumentError, DeviceError, PlanError
 from jitinfer.graph.types import numpy_dtype
 from jitinfer.kernels.family import KernelLaunch, TypedPointer
+from jitinfer.kernels.triton.specialization import bind, specialize
 from jitinfer.runtime import (
     Buffer,
     Copy,
@@ -36,11 +37,7 @@ COUNT = 5000
 
 def compiled(launch, places, scratch=None):
     """A launch for the device's target, with its kernel."""
-    from jitinfer.kernels.triton.compilation import Compiler
-    from jitinfer.kernels.triton.specialization import bind, specialize
-
-    with Compiler(device_target(), workers=1) as compiler:
-        kernel = compiler.compile(specialize(launch))
+    kernel = device_compiler().compile(specialize(launch))
     return bind(launch, kernel, places, scratch, launch.function.__name__), kernel
 
 
