@@ -182,6 +182,10 @@ class TestFailures:
         with pytest.raises(KernelError, match="bytes of shared memory; there are 8000"):
             small.compile(source)
 
+    def test_what_is_no_triton_function(self):
+        with pytest.raises(KernelError, match="no Triton function"):
+            specialize(replace(launch(), function=print))
+
     def test_bad_options(self, compiler):
         with pytest.raises(KernelError, match="does not compile"):
             compiler.compile(specialize(launch(num_warps=3)))
