@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from jitinfer.errors import GraphError, PassError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.op import Kind
-from jitinfer.graph.text import to_text
+from jitinfer.passes.difference import difference
 from jitinfer.passes.rewrite import is_graph_pass, pass_named
 
 if TYPE_CHECKING:
@@ -91,11 +90,8 @@ class Step:
     after: Graph
 
     def diff(self) -> str:
-        """The change as a unified diff of the graphs' text, with the model's lines; "" if nothing changed."""
-        if self.before is self.after:
-            return ""
-        before, after = (to_text(graph, constants=False).splitlines() for graph in (self.before, self.after))
-        return "\n".join(difflib.unified_diff(before, after, "before", "after " + self.name, n=0, lineterm=""))
+        """The nodes that went ("-") and came ("+"), place by place, with the model's lines; "" if nothing changed."""
+        return "\n".join(map(str, difference(self.before, self.after)))
 
     def __str__(self) -> str:
         nodes = f"{len(self.before.nodes)} -> {len(self.after.nodes)} nodes"
