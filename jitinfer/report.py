@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from jitinfer.errors import PassError
+from jitinfer.graph.text import to_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,11 +32,17 @@ def _row(specialization: Specialization) -> tuple[str, ...]:
     )
 
 
-def explain(name: str, specializations: Sequence[Specialization], passes: bool | str | Sequence[str] = False) -> str:
+def explain(
+    name: str,
+    specializations: Sequence[Specialization],
+    passes: bool | str | Sequence[str] = False,
+    graph: bool = False,
+) -> str:
     """A paragraph for each specialisation: what it is for, why it was made, how it runs, what was dropped, the passes.
 
     Args:
         passes: for which passes to tell what they changed, too: for all (True), or for those named.
+        graph: whether to write down the graph after the passes, too.
 
     Raises PassError for a name of no pass that ran.
     """
@@ -52,6 +59,7 @@ def explain(name: str, specializations: Sequence[Specialization], passes: bool |
         if history is not None:
             parts.append(textwrap.indent(passes_table(history), "   "))
             parts += [textwrap.indent(text, "   ") for text in _changes(history, named) if passes]
+            parts += [textwrap.indent(text, "   ") for text in _graphs(history) if graph]
     return "".join(parts)
 
 
@@ -94,7 +102,8 @@ def _line(step: Step) -> str:
 def _total(graph: GraphSteps) -> str:
     changes = sum(step.changes for step in graph.report.steps)
     seconds = sum(step.seconds for step in graph.report.steps)
-    return f"{'all':<40}{changes:>8}{graph.before:>8} -> {graph.after:<6}{1e3 * seconds:>9.1f} ms\n"
+    before, after = len(graph.imported.nodes), len(graph.graph.nodes)
+    return f"{'all':<40}{changes:>8}{before:>8} -> {after:<6}{1e3 * seconds:>9.1f} ms\n"
 
 
 def _shapes(graph: GraphSteps, history: History) -> str:
@@ -110,6 +119,11 @@ def _changes(history: History, named: Sequence[str]) -> Iterator[str]:
             if step.changes and (step.name in named or not named):
                 title = f"{step.name}{_shapes(graph, history)}"
                 yield f"\n{title}\n\n" + textwrap.indent(step.diff(), "  ")
+
+
+def _graphs(history: History) -> Iterator[str]:
+    for graph in history.graphs:
+        yield f"\nthe graph{_shapes(graph, history)}\n\n" + textwrap.indent(to_text(graph.graph, constants=False), "  ")
 
 
 def html_table(name: str, specializations: Sequence[Specialization]) -> str:

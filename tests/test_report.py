@@ -60,6 +60,12 @@ def test_the_changes_of_one_pass():
     assert 'activation="gelu"' in everything
 
 
+def test_the_graph():
+    text = explained(MLP(), paddle.randn([3, 8]), passes=["eliminate_dead_nodes"]).explain(graph=True)
+    assert "the graph\n\n     graph(%in_0: float32[3, 8]) parameters(" in text
+    assert "= gelu(%add_0)  # " in text
+
+
 def test_a_pass_that_did_not_run():
     function = explained(MLP(), paddle.randn([3, 8]), delete_pass_lists=["form_linear"])
     with pytest.raises(PassError, match=r"no graph pass 'form_linear' ran for MLP.forward; those that did are elim"):

@@ -33,7 +33,7 @@ class ReferenceExecutable:
 
     @property
     def description(self) -> str:
-        nodes = ", ".join(str(graph.after) for graph in self.history.graphs)
+        nodes = ", ".join(str(len(steps.graph.nodes)) for steps in self.history.graphs)
         return f"reference: NumPy, {nodes or 'no'} nodes"
 
     @property

@@ -44,11 +44,11 @@ class ProgramStep:
 
 @dataclass(frozen=True)
 class GraphSteps:
-    """What the graph passes did for the tensors' `shapes`: `before` and `after` count nodes."""
+    """What the graph passes did for the tensors' `shapes`, and the graphs as imported and after them."""
 
     shapes: Shapes
-    before: int
-    after: int
+    imported: Graph
+    graph: Graph
     report: Report
 
 
@@ -83,8 +83,7 @@ class Stages:
             origins = dict(enumerate(request.origins))
             self._origins = tuple(NOWHERE if at is None else origins.get(at, NOWHERE) for at in rewritten.operations)
         self._passes = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
-        self._graphs: dict[Shapes, Graph] = {}
-        self._graph_steps: dict[Shapes, GraphSteps] = {}
+        self._graphs: dict[Shapes, GraphSteps] = {}
         self._lock = threading.Lock()
 
     def weights(self, parameters: Sequence[Any]) -> list[Any]:
@@ -97,14 +96,13 @@ class Stages:
             if shapes not in self._graphs:
                 imported = import_program(self._program, shapes, self._origins)
                 graph, report = run_passes(imported, self._passes)
-                self._graph_steps[shapes] = GraphSteps(shapes, len(imported.nodes), len(graph.nodes), report)
-                self._graphs[shapes] = graph
-            return self._graphs[shapes]
+                self._graphs[shapes] = GraphSteps(shapes, imported, graph, report)
+            return self._graphs[shapes].graph
 
     @property
     def history(self) -> History:
         with self._lock:
-            return History(self._program_steps, tuple(self._graph_steps.values()))
+            return History(self._program_steps, tuple(self._graphs.values()))
 
 
 def _rewritten(request: Request) -> tuple[Rewritten, tuple[ProgramStep, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,6 +65,16 @@ DEFAULT = (
 def default() -> list[str]:
     """The names of the passes that run on every graph, in order; a list of the caller's own."""
     return list(DEFAULT)
+
+
+def table() -> str:
+    """The default passes as a Markdown table, each once, in the order of their first turn."""
+    rows = ["| pass | what it does |", "| --- | --- |"]
+    for name in dict.fromkeys(DEFAULT):
+        said = (inspect.getdoc(type(pass_named(name))) or "").partition("\n\n")[0]
+        said = " ".join(said.split()).replace("|", "\\|")
+        rows.append(f"| `{name}` | {f'`{said}`' if '->' in said else said} |")
+    return "\n".join(rows) + "\n"
 
 
 def chosen(named: Sequence[str] = (), deleted: Sequence[str] = ()) -> list[str]:
