@@ -144,7 +144,9 @@ def test_a_pass_that_throws_is_named():
 
 
 def test_a_pass_that_crashes_is_named_and_costs_the_child_only(tmp_path, monkeypatch):
-    request = request_of(Twice(), Cache(tmp_path), passes=["common_subexpression_elimination_pass"])
+    request = request_of(
+        Twice(), Cache(tmp_path), passes=["common_subexpression_elimination_pass", "eliminate_dead_nodes"]
+    )
     read_line = TrialProcess._read_line
 
     def killed(self, child, patience):
