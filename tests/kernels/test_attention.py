@@ -291,7 +291,7 @@ class TestTensorMaps:
     """Where they may be used; what they do is seen on a device."""
 
     def fits(self, node, target=TARGET):
-        return AttentionProblem.of(node).has_tensor_maps(target)
+        return AttentionProblem.of(node, target).has_tensor_maps(target)
 
     @pytest.mark.parametrize("dim", [64, 72, 96, 80])
     def test_packed_operands(self, dim):
@@ -323,6 +323,11 @@ class TestRefused:
     def test_other_dtypes(self):
         assert not self.supported(node_of((1, 2, 1, 8), (1, 2, 1, 8), dtype="float64"))
 
+    def test_float32_on_blackwell(self):
+        node = node_of((1, 2, 1, 8), (1, 2, 1, 8))
+        assert self.supported(node)
+        assert not any(family.supports(node, Target.named(100)) for family in FAMILIES)
+
     def test_heads_that_are_too_large(self):
         assert not self.supported(node_of((1, 2, 1, 257), (1, 2, 1, 257)))
         assert not self.supported(node_of((1, 2, 1, 8), (1, 2, 1, 8), 257))
@@ -346,8 +351,8 @@ class TestRefused:
         assert not self.supported(node_of((1, 2, 1, 8), (1, 2, 1, 8), mask=(2, 2), views=views))
 
     def test_results_in_several_pieces(self):
-        store = View((2, 2, 1, 2, 8), (16, 32, 64, 8, 1))
-        assert not self.supported(node_of((2, 2, 2, 8), (2, 2, 2, 8), store=store))
+        store = View((2, 2, 2, 2, 8), (64, 32, 8, 16, 1))
+        assert not self.supported(node_of((2, 2, 4, 8), (2, 2, 4, 8), store=store))
 
     def test_many_queries_are_not_decoded(self):
         node = node_of((1, 33, 2, 8), (1, 512, 1, 8))

@@ -6,8 +6,6 @@ softmax lies in that share. The heads that share keys are computed together, so 
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import TYPE_CHECKING
 
 import triton
@@ -78,33 +76,36 @@ class DecodeAttention(Family):
     ops = ("attention",)
 
     def supports(self, node: Node, target: Target) -> bool:
-        problem = AttentionProblem.of(node)
+        problem = AttentionProblem.of(node, target)
         return problem is not None and _rows(problem) <= MAX_ROWS
 
     def configs(self, node: Node, target: Target) -> Sequence[Config]:
         """Reading is all that counts: about two programs for every multiprocessor, with many keys on their way."""
-        problem = AttentionProblem.of(node)
+        problem = AttentionProblem.of(node, target)
         assert problem is not None
         early = int(target.has_programmatic_launch)
         whole = problem.kv_heads * problem.batch
         block_m = max(16, triton.next_power_of_2(_rows(problem)))
         wide = max(problem.head_dim, problem.v_dim) > 128 or problem.q.dtype == "float32"
-        ranked: dict[tuple[int, int, int], float] = {}
-        for n, wanted, stages in itertools.product((32, 64) if wide else (64, 128), (1, 2, 4, 8), (2, 3)):
-            shares = min(max(1, wanted * target.sm_count // whole), MAX_SHARES, -(-problem.kv_len // n))
+        block_n = 32 if wide else 64
+        shares = []
+        for wanted in (2, 4, 1, 8):
+            most = min(max(1, wanted * target.sm_count // whole), MAX_SHARES)
             # No share is empty.
-            shares = -(-problem.kv_len // share_of(problem.kv_len, shares, n))
-            apart = abs(math.log2(shares * whole / (2 * target.sm_count)))
-            ranked[n, shares, stages] = apart + 0.1 * abs(math.log2(n / 64)) + 0.1 * (stages != 3)
-        chosen = sorted(ranked, key=lambda choice: (ranked[choice], choice))[:6]
+            count = -(-problem.kv_len // share_of(problem.kv_len, most, block_n))
+            if count not in shares:
+                shares.append(count)
+        choices = [(block_n, count, 3, 4) for count in shares]
+        for count in shares[:2]:
+            choices += [(block_n, count, 2, 4), (block_n, count, 4, 4), (2 * block_n, count, 2, 4)]
+            choices += [(block_n, count, 3, 2)] if block_m == 16 else []
         return [
-            Config.of(m=block_m, n=n, shares=shares, stages=stages, warps=warps, early=early)
-            for n, shares, stages in chosen
-            for warps in ((4, 2) if block_m == 16 else (4,))
+            Config.of(m=block_m, n=n, shares=count, stages=stages, warps=warps, early=early)
+            for n, count, stages, warps in choices
         ]
 
     def launches(self, node: Node, config: Config, target: Target) -> Candidate:
-        problem = AttentionProblem.of(node)
+        problem = AttentionProblem.of(node, target)
         assert problem is not None
         shares = config["shares"]
         rows = problem.batch * problem.heads * problem.q_len

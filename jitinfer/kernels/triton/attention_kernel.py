@@ -312,15 +312,14 @@ def _with_mask(
 ):
     """mask: where the mask of each row, or of all rows, begins: it is added, or -inf stands where it is false."""
     column = start + tl.arange(0, BLOCK_N)
-    steps = column.to(tl.int64)[None, :] * STRIDES[3]
-    known = (column < KV_LEN)[None, :]
+    steps = column.to(tl.int64) * STRIDES[3]
+    known = column < KV_LEN
     if mask.type.is_block():
-        places = mask[:, None] + steps
-        known = known & real[:, None]
+        value = tl.load(mask[:, None] + steps[None, :], real[:, None] & known[None, :], other=0)
     else:
-        places = mask + steps
+        value = tl.load(mask + steps, known, other=0)[None, :]
     if mask.dtype.element_ty.is_int1():
-        scores = tl.where(tl.load(places, known, other=False), scores, float("-inf"))
+        scores = tl.where(value, scores, float("-inf"))
     else:
-        scores += tl.load(places, known, other=0.0).to(tl.float32)
+        scores += value.to(tl.float32)
     return scores

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_HEAD = 256
 _FLOATING = ("float16", "bfloat16", "float32")
 _MASKS = (*_FLOATING, "bool")
+_SWIZZLED_BYTES = 128
 _LARGEST_STEP = 2**31 // 1024
 """Elements from one position, or column, to the next, so that 32 bits count those of a block."""
 
@@ -39,7 +40,7 @@ class AttentionProblem:
     causal: bool
 
     @staticmethod
-    def of(node: Node) -> AttentionProblem | None:
+    def of(node: Node, target: Target) -> AttentionProblem | None:
         """None where the kernel cannot compute it, by its types, its sizes or where its result goes."""
         q, k, v = (operand(node, name) for name in ("q", "k", "v"))
         assert q is not None
@@ -52,15 +53,24 @@ class AttentionProblem:
         if mask is not None:
             mask = mask.broadcast_to((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
         problem = AttentionProblem(q, k, v, mask, out, float(node.scale), bool(node.causal))
-        return problem if problem._computable() else None
+        return problem if problem._computable(target) else None
 
-    def _computable(self) -> bool:
+    def _computable(self, target: Target) -> bool:
         floating = self.q.dtype in _FLOATING and (self.mask is None or self.mask.dtype in _MASKS)
         sizes = max(self.head_dim, self.v_dim) <= MAX_HEAD and max(self.q_len, self.kv_len) < 2**30
         steps = [step for each in (self.q, self.k, self.v, self.out) for step in (each.strides[1], each.strides[3])]
+        # Triton 3.6 makes empty kernels of some of these.
+        miscompiled = self.q.dtype == "float32" and target.compute_capability >= 100
         # A mask read backwards is not told from one that is the same for all rows.
         forward = self.mask is None or min(self.mask.strides) >= 0
-        return floating and sizes and forward and math.isfinite(self.scale) and max(map(abs, steps)) < _LARGEST_STEP
+        return (
+            floating
+            and not miscompiled
+            and sizes
+            and forward
+            and math.isfinite(self.scale)
+            and max(map(abs, steps)) < _LARGEST_STEP
+        )
 
     @property
     def batch(self) -> int:
@@ -107,23 +117,35 @@ class AttentionProblem:
 
     def has_tensor_maps(self, target: Target) -> bool:
         """Whether keys and values can be fetched by tensor maps: 16-byte steps, and tiles of at most 128 bytes."""
-        return target.has_tma and all(
-            _mapped(each, tiles)
-            for each, tiles in ((self.k, tiles_of(self.head_dim, 16)), (self.v, tiles_of(self.v_dim, 8)))
-        )
+        qk_tiles, v_tiles = self.tiles(target, maps=True)
+        return target.has_tma and _mapped(self.k, qk_tiles) and _mapped(self.v, v_tiles)
+
+    def tiles(self, target: Target, maps: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Widths of the tiles of q and k, and of those of v; maps: fetched by tensor maps, so of at most 128 bytes."""
+        widest = _SWIZZLED_BYTES // itemsize(self.q.dtype) if maps else MAX_HEAD
+        return tiles_of(self.head_dim, 16, widest), tiles_of(self.v_dim, self.least_tail(target), widest)
+
+    def least_tail(self, target: Target) -> int:
+        """Columns of v, at least, in a second tile.
+
+        Eight are a product of warps and not of warp groups, which wants its weights elsewhere: cheap as long as only
+        finished weights have to move, but with a mask, or from tensor memory, all of the softmax is computed twice.
+        """
+        together = target.compute_capability >= 100 or (target.compute_capability >= 90 and self.mask is not None)
+        return 16 if together else 8
 
 
-def tiles_of(dim: int, least: int) -> tuple[int, int]:
+def tiles_of(dim: int, least: int, widest: int = MAX_HEAD) -> tuple[int, int]:
     """Two widths, powers of two, that cover `dim` columns with little to spare; the second 0 where one does as well.
 
-    least: the fewest columns that the second may have.
+    least: the fewest columns that the second may have; widest: the most that the first should have.
     """
     whole = triton.next_power_of_2(max(dim, 16))
-    if whole == max(dim, 16):
-        return whole, 0
     half = whole // 2
+    if dim <= half or half < 16:
+        return whole, 0
     rest = max(triton.next_power_of_2(dim - half), least)
-    return (half, rest) if half + rest < whole and half >= 16 else (whole, 0)
+    return (half, rest) if half + rest < whole or whole > widest else (whole, 0)
 
 
 def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
@@ -135,7 +157,7 @@ def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
             step > 0 and step * size % 16 == 0 for step, dim in zip(steps, tensor.shape[:3], strict=True) if dim > 1
         )
         and tensor.pointer.pointer.offset % 16 == 0
-        and max(tiles) * size <= 128
+        and max(tiles) * size <= _SWIZZLED_BYTES
         and all(width * size >= 16 for width in tiles if width)
     )
 
@@ -150,7 +172,6 @@ def kernel_launch(
     stages: int,
     tma: bool = False,
     programmatic: bool = False,
-    precision: str = "tf32x3",
     packed: bool = False,
     shares: int = 1,
     partial: tuple[TypedPointer, TypedPointer] | None = None,
@@ -160,7 +181,7 @@ def kernel_launch(
     packed: a program for each head of keys, otherwise for each block of queries of a head; shares: of the keys, each
     for a program of its own; partial: where those leave results and statistics.
     """
-    qk_tiles, v_tiles = tiles_of(problem.head_dim, 16), tiles_of(problem.v_dim, 8)
+    qk_tiles, v_tiles = problem.tiles(target, tma)
     arguments: dict[str, KernelArgument] = {
         "q": problem.q.pointer,
         "scale": Scalar("f32", problem.scale * math.log2(math.e) if problem.folded else problem.scale),
@@ -187,7 +208,8 @@ def kernel_launch(
         "CAUSAL": problem.causal,
         "FOLDED": problem.folded,
         "TMA": tma,
-        "PRECISION": precision if problem.q.dtype == "float32" else "tf32",
+        # Three products of tf32 keep all but the last bits of float32.
+        "PRECISION": "tf32x3",
         "DEPENDENT": programmatic,
     }
     for name, tensor, tiles in (("k", problem.k, qk_tiles), ("v", problem.v, v_tiles)):
