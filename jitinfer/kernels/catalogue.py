@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jitinfer.kernels.triton.attention import BlockAttention
+from jitinfer.kernels.triton.attention_decode import DecodeAttention
 from jitinfer.kernels.triton.layer_norm import RowNorm
 
 if TYPE_CHECKING:
     from jitinfer.kernels.family import Family
 
-BUILT_IN: tuple[Family, ...] = (RowNorm(),)
+BUILT_IN: tuple[Family, ...] = (RowNorm(), BlockAttention(), DecodeAttention())
