@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jitinfer.kernels.cublaslt import CublasLtProduct
 from jitinfer.kernels.triton.layer_norm import RowNorm
+from jitinfer.kernels.triton.matmul import BulkCopyProduct, TiledProduct
+from jitinfer.kernels.triton.matmul_small import FewRowsProduct
 
 if TYPE_CHECKING:
     from jitinfer.kernels.family import Family
 
-BUILT_IN: tuple[Family, ...] = (RowNorm(),)
+BUILT_IN: tuple[Family, ...] = (RowNorm(), CublasLtProduct(), BulkCopyProduct(), FewRowsProduct(), TiledProduct())
