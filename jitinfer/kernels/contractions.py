@@ -52,9 +52,10 @@ class Matrices:
 
 @dataclass(frozen=True)
 class Contraction:
-    """y[s, m, n] = residual[s, m, n] + gate[s, m, n] * activation(p[s, m, n] + bias[s, n]), p the product
+    """y[s, m, n] = residual[s, m, n] + gate[s, m, n] * activation(product[s, m, n] + bias[s, n])
 
-    that is the sum over k of x[s, m, k] * weight[s, k, n], for s in `stack`, m in `rows`, k in `depth`, n in `columns`, of which none is empty.
+    product[s, m, n]: the sum over k of x[s, m, k] * weight[s, k, n]; for s in `stack`, m in `rows`, k in `depth`, n in
+    `columns`, of which none is empty.
     """
 
     stack: int

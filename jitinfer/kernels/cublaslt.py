@@ -1,4 +1,4 @@
-"""Products by cuBLASLt: with its own epilogues where these are all that there is to do, elsewhere a kernel behind it."""
+"""Products by cuBLASLt: with its own epilogues where these say all that there is to do, else a kernel behind it."""
 
 from __future__ import annotations
 
