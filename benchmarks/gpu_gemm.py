@@ -105,6 +105,14 @@ def rotating_plan(node, candidate, kernels, capability):
     return plan, copies * rounds
 
 
+def offered(family, node, config, target):
+    try:
+        return family.launches(node, config, target)
+    except JitinferError as error:
+        print(f"  {family.name} {config}: {error}", flush=True)
+        return None
+
+
 def offers(node, target):
     """(family, config, candidate) for all that is worth a run."""
     found = []
@@ -115,10 +123,9 @@ def offers(node, target):
         if isinstance(family, BulkCopyProduct) and node.inputs[0].shape[-2] <= 16:
             most = 2
         for config in family.configs(node, target)[:most]:
-            try:
-                found.append((family.name, config, family.launches(node, config, target)))
-            except JitinferError as error:
-                print(f"  {family.name} {config}: {error}", flush=True)
+            candidate = offered(family, node, config, target)
+            if candidate is not None:
+                found.append((family.name, config, candidate))
     return found
 
 
@@ -134,8 +141,10 @@ def compiled(names, target):
                     found = offers(node, target)
                     wanted = [specializations(candidate) for _, _, candidate in found]
                     kernels = iter(compiler.try_all([each for group in wanted for each in group]))
-                    ready.put((name, node, [(o, [next(kernels) for _ in g]) for o, g in zip(found, wanted)]))
-        except Exception as error:
+                    ready.put(
+                        (name, node, [(o, [next(kernels) for _ in g]) for o, g in zip(found, wanted, strict=True)])
+                    )
+        except Exception as error:  # noqa: BLE001 (raised again by the reader)
             ready.put(error)
         ready.put(None)
 
@@ -257,7 +266,7 @@ def bench(name, node, found, capability, results):
             plan, count = rotating_plan(node, candidate, kernels, capability)
             row["microseconds"], row["error"] = measured(plan, count, peers, reference)
             row["right"] = row["error"] < 5e-3
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a variant that fails must not stop the others)
             row["failure"] = f"{type(error).__name__}: {error}"[:400]
     results.append({"shape": name, "torch_product": alone, "torch_whole": whole, "rows": rows})
     _print(name, node, alone, whole, rows)

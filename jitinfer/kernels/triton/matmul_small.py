@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 16
 _MOST = 12
+_OF_ONE_TILE = 2
 _LAUNCH = 1.3e-6  # seconds that adding up the parts in a second kernel costs
 _IN_FLIGHT = 40 * 1024  # bytes under way to a multiprocessor that keep the memory busy
+_LINE = 128  # bytes that the L2 cache keeps together
+_CUT_LINES = 1.15  # times as long where programs share them
 
 
 @triton.jit
@@ -113,12 +116,13 @@ class FewRowsProduct(Family):
     def configs(self, node: Node, target: Target) -> Sequence[Config]:
         contraction = contraction_of(node)
         assert contraction is not None
-        choices = list(_tiles(contraction, target))
+        kinds = [list(_tiles(contraction, target))]
         if contraction.rows == 1:
-            choices += _lines(contraction)
-        ranked = sorted(choices, key=lambda each: _seconds(contraction, each, target))
+            kinds.append(list(_lines(contraction)))
         early = int(target.has_programmatic_launch)
-        return [Config.of(**dict(each.values), programmatic=early) for each in ranked[:_MOST]]
+        best = [_best(contraction, choices, target)[: _MOST // len(kinds)] for choices in kinds if choices]
+        ranked = sorted((each for some in best for each in some), key=lambda each: _seconds(contraction, each, target))
+        return [Config.of(**dict(each.values), programmatic=early) for each in ranked]
 
     def launches(self, node: Node, config: Config, target: Target) -> Candidate:
         contraction = contraction_of(node)
@@ -161,6 +165,18 @@ def _one_row_launch(contraction: Contraction, config: Config, apart: int) -> Ker
     )
 
 
+def _best(contraction: Contraction, choices: list[Config], target: Target) -> list[Config]:
+    """Ranked, two at most of one tile."""
+    taken: dict[tuple[int, int], int] = {}
+    found = []
+    for each in sorted(choices, key=lambda each: _seconds(contraction, each, target)):
+        tile = (each["block_n"], each["block_k"])
+        taken[tile] = taken.get(tile, 0) + 1
+        if taken[tile] <= _OF_ONE_TILE:
+            found.append(each)
+    return found
+
+
 def _programs(contraction: Contraction, config: Config) -> int:
     return -(-contraction.columns // config["block_n"]) * contraction.stack * config["splits"]
 
@@ -194,7 +210,7 @@ def _tiles(contraction: Contraction, target: Target) -> Iterator[Config]:
 def _lines(contraction: Contraction) -> Iterator[Config]:
     """By threads: longer along the axis in which the weights are contiguous, some loads of 16 bytes for each."""
     size = itemsize(contraction.weight.dtype)
-    along_depth = bool(contraction.weight.rows) and contraction.weight.rows[-1][1] == 1
+    along_depth = _along_depth(contraction)
     vector = 16 // size
     for warps in (4, 8):
         for loads in (4, 8):
@@ -224,4 +240,12 @@ def _seconds(contraction: Contraction, config: Config, target: Target) -> float:
     under_way = min(1.0, min(busiest, resident) * each / _IN_FLIGHT)
     wasted = (-(-contraction.columns // config["block_n"]) * config["block_n"]) / contraction.columns
     seconds = wasted * contraction.weight_bytes / (target.bandwidth * balance * under_way)
+    contiguous = config["block_k"] if _along_depth(contraction) else config["block_n"]
+    if contiguous * itemsize(contraction.weight.dtype) < _LINE:
+        seconds *= _CUT_LINES
     return seconds + (_LAUNCH if config["splits"] > 1 else 0.0)
+
+
+def _along_depth(contraction: Contraction) -> bool:
+    """Whether the weights are contiguous along the sum."""
+    return bool(contraction.weight.rows) and contraction.weight.rows[-1][1] == 1
