@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jitinfer.kernels.triton.generated import FAMILIES as GENERATED
 from jitinfer.kernels.triton.layer_norm import RowNorm
 
 if TYPE_CHECKING:
     from jitinfer.kernels.family import Family
 
-BUILT_IN: tuple[Family, ...] = (RowNorm(),)
+BUILT_IN: tuple[Family, ...] = (RowNorm(), *GENERATED)
