@@ -46,7 +46,7 @@ class Space:
         """The index along `axis`."""
         strides = [0] * len(self.shape)
         strides[axis] = 1
-        return " + ".join(self.terms(tuple(strides), wide=False)) or "0"
+        return " + ".join(self.terms(tuple(strides), wide=False)) or "tl.zeros([1, 1], tl.int32)"
 
     def roles(self, strides: Sequence[int]) -> set[str]:
         """Roles with an axis along which an operand of these strides varies."""
