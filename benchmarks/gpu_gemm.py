@@ -168,6 +168,7 @@ class Peers:
             scale = 1.0 if position != 1 else node.inputs[0].shape[-1] ** -0.5
             made = value and scale * torch.randn(value.shape, device="cuda", dtype=torch.float32)
             self.tensors.append(None if value is None else made.to(torch.bfloat16))
+        self.tensors += [None] * (5 - len(self.tensors))
 
     def product(self, x, weight, bias, activation="none", residual=None, gate=None):
         functional = self.torch.nn.functional

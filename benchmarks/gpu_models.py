@@ -3,8 +3,8 @@
     python benchmarks/gpu_models.py FOLDER [--models dit_small,sd3_small] [--tune 60] [--dtype bfloat16]
 
 FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. For each: passes, lowering
-with kernels timed on the device, results against torch in float32 beside torch's own error in the same dtype, the time of a
-replay, and where it goes.
+with kernels timed on the device, results against torch in float32 beside torch's own error in the same dtype, the time
+of a replay, and where it goes.
 """
 
 import argparse
