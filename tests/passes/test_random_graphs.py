@@ -118,6 +118,12 @@ class Writer:
         return ops.concat(x, self.one_of([each for each in self.tensors if each.shape == x.shape]), axis=0)
 
     def attention(self):
+        return self.attended(["none", "weight"])
+
+    def masked_attention(self):
+        return self.attended(["boolean", "later", "filled", "another"])
+
+    def attended(self, masks):
         """From projections of one tensor or of two, with heads or without."""
         x = self.any(2)
         if len(x.shape) != 3:
@@ -132,13 +138,12 @@ class Writer:
         q, k, v = (head(ops.matmul(x, self.weight((width, 8)))) for _ in range(3))
         scores = ops.matmul(q * 0.5 if self.one_of([True, False]) else q, k, transpose_y=True)
         scores = scores * 0.25 if self.one_of([True, False]) else scores
-        scores = self.masked(scores, tokens)
+        scores = self.masked(scores, tokens, self.one_of(masks))
         out = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), v), permutation=(0, 2, 1, 3))
         return ops.reshape(out, shape=(batch, tokens, 8))
 
-    def masked(self, scores, tokens):
+    def masked(self, scores, tokens, form):
         """By a weight; by what comes later, added or filled in; by what is no causal mask; or not at all."""
-        form = self.one_of(["none", "weight", "boolean", "later", "filled", "another"])
         if form == "none":
             return scores
         if form == "weight":
@@ -274,7 +279,7 @@ class Writer:
 STEPS = [
     each
     for each in vars(Writer)
-    if not each.startswith("_") and each not in ("one_of", "any", "like", "weight", "masked")
+    if not each.startswith("_") and each not in ("one_of", "any", "like", "weight", "masked", "attended")
 ]
 
 
