@@ -6,7 +6,7 @@ Knows the ops of graphs as they are imported, before any pass.
 import math
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (as everybody does)
 
 DTYPES = {
     "float32": torch.float32,

@@ -26,6 +26,7 @@ if logging.getLogger("jitinfer").level == logging.NOTSET:  # importing Paddle se
     logging.getLogger("jitinfer").setLevel(logging.WARNING)
 
 if TYPE_CHECKING:
+    from jitinfer import graph, passes, testing
     from jitinfer.bisection import bisect
     from jitinfer.inference import CompiledFunction, inference, is_inference_mode
 
@@ -35,6 +36,8 @@ _LAZY = {
     "CompiledFunction": "jitinfer.inference",
     "bisect": "jitinfer.bisection",
 }
+_MODULES = frozenset({"graph", "passes", "testing"})
+"""Modules that `import jitinfer` alone makes reachable; none of them needs Paddle."""
 
 __all__ = [
     "ArgumentError",
@@ -48,18 +51,23 @@ __all__ = [
     "VerificationError",
     "__version__",
     "bisect",
+    "graph",
     "inference",
     "is_inference_mode",
+    "passes",
+    "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Paddle is imported by the first use of what needs it: the rest works where it is not installed."""
+    import importlib
+
+    if name in _MODULES:
+        return importlib.import_module(f"jitinfer.{name}")
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'jitinfer' has no attribute {name!r}")
-    import importlib
-
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value

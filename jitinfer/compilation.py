@@ -161,6 +161,7 @@ class Compiler:
             under_the_same_randomness=reference.under_the_same_randomness,
             name=self.name,
             origin=self._origin(call, observation, ambient),
+            origins=found.origins,
             degenerate=weights.degenerate(),
             notes=specialization.notes,
         )

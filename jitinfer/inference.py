@@ -30,7 +30,7 @@ from jitinfer.options import Options, resolve
 from jitinfer.report import explain, html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from jitinfer.specialization import Specialization
 
@@ -277,9 +277,17 @@ class CompiledFunction:
                 with specialization.lock:
                     specialization.refresh(specialization.weights.tensors, "refresh_weights()")
 
-    def explain(self) -> str:
-        """What was compiled, why, and how it runs, as text."""
-        return explain(self._core.name, self.specializations)
+    def explain(self, *, passes: bool | str | Sequence[str] = False, graph: bool = False) -> str:
+        """What was compiled, why, how it runs, and what the passes did where there is a graph, as text.
+
+        Args:
+            passes: also the changes to the graph, place by place with the model's lines: of all passes (True), or of
+                those that are named.
+            graph: also the graph after the passes.
+
+        Raises PassError for a name of no pass that ran.
+        """
+        return explain(self._core.name, self.specializations, passes, graph)
 
     def _repr_html_(self) -> str:
         return html_table(self._core.name, self.specializations)

@@ -166,9 +166,10 @@ class Options:
     passes: tuple[str, ...] = option(
         (),
         _names,
-        "Passes of Paddle to run, in this order, before the engine's own; "
-        "the name `default` stands for the engine's list, to place others after it. "
-        "Graph passes among them are the list for the engines that have a graph.",
+        "Passes to run, Paddle's and graph passes in one list. Paddle's: in this order, before the engine's own; "
+        "`default` stands for the engine's list, to place others after it. An engine with a graph runs them on the "
+        "traced program, by default none; then it runs the graph passes of the list, where `default` stands for "
+        "`jitinfer.passes.default()`, or that list if there are none.",
     )
     dynamic_shapes: tuple[tuple[str, tuple[tuple[int, DimRange], ...]], ...] = option(
         (), _shapes, "Dims that may change without another compilation: `{argument: {dim: (least, greatest) or None}}`."

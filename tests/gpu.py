@@ -1,5 +1,7 @@
 """Marks for tests that need a device, and running a candidate on one."""
 
+from functools import cache
+
 import numpy
 import pytest
 
@@ -13,12 +15,23 @@ PROBLEM = device_problem()
 POISON = 0xA5
 
 
+GPU_MARKS = (pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"no CUDA device: {PROBLEM}"))
+
+
 def needs_gpu(test):
-    return pytest.mark.gpu(pytest.mark.skipif(PROBLEM is not None, reason=f"no CUDA device: {PROBLEM}")(test))
+    for mark in GPU_MARKS:
+        test = mark(test)
+    return test
 
 
 def device_target():
     return Target.of(Device.of(0))
+
+
+@cache
+def device_compiler():
+    """One for all tests: its processes take longer to start than a kernel to compile."""
+    return Compiler(device_target(), workers=2)
 
 
 def poison(array):
@@ -31,10 +44,9 @@ def poison(array):
 
 def run_on_device(node, candidate, arrays):
     """The outputs of `node` by `candidate`, compiled, from poisoned memory."""
-    target = device_target()
-    with Compiler(target, workers=1) as compiler:
-        kernels = [compiler.compile(each) for each in specializations(candidate)]
-    plan = plan_of_node(node, candidate, kernels, target.compute_capability)
+    compiler = device_compiler()
+    kernels = [compiler.compile(each) for each in specializations(candidate)]
+    plan = plan_of_node(node, candidate, kernels, compiler.target.compute_capability)
     executor = Executor(plan)
     for output in executor.outputs:
         poison(output)

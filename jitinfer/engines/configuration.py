@@ -154,6 +154,14 @@ def _of_paddle(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if not is_graph_pass(name))
 
 
+def program_passes(options: Options) -> tuple[str, ...]:
+    """Those of `passes` that run on the traced program of an engine with a graph, in their order; by default none."""
+    if not options.switch_ir_optim:
+        return ()
+    dropped = ("default", *LEGACY_PASSES, *options.delete_pass_lists)
+    return tuple(name for name in _of_paddle(options.passes) if name not in dropped)
+
+
 def deleted_passes(options: Options) -> tuple[str, ...]:
     """Those of `delete_pass_lists` that this Paddle has."""
     return tuple(name for name in _of_paddle(options.delete_pass_lists) if name not in LEGACY_PASSES)

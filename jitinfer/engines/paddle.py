@@ -180,6 +180,10 @@ class PaddleExecutable:
     def description(self) -> str:
         return f"Paddle Inference, {self.configuration}"
 
+    @property
+    def history(self) -> None:
+        return None
+
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._turn, program_files(self._text, parameters) as (program, values):
             self._predictor = None  # the old copy of the weights goes before the new one comes
@@ -208,7 +212,8 @@ def last_line(error: BaseException) -> str:
     """What Paddle's report of an error says, without its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "Error:" in line or "Error " in line]
-    return (told or lines or [type(error).__name__])[-1].partition(" (at /")[0].strip()[:300]
+    plain = [line for line in lines if not line.startswith("[Hint:")]
+    return (told or plain or lines or [type(error).__name__])[-1].partition(" (at /")[0].strip()[:300]
 
 
 def as_arrays(tensors: Sequence[Any]) -> list[Any]:

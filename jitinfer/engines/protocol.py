@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from jitinfer.cache import Cache
+    from jitinfer.engines.stages import History
     from jitinfer.frontend.program import Program
+    from jitinfer.graph.node import Origin
     from jitinfer.options import Options
 
 
@@ -19,6 +21,11 @@ class Executable(Protocol):
     @property
     def description(self) -> str:
         """How it runs, in a few words: engine, configuration."""
+        ...
+
+    @property
+    def history(self) -> History | None:
+        """What passes did on the way to it; None for an engine that does not tell."""
         ...
 
     def run(self, tensors: Sequence[Any]) -> list[Any]:
@@ -41,7 +48,8 @@ class Request:
     the caller does not want verification. `under_the_same_randomness`: calls its argument with the random generators
     in the state they had when the dynamic function ran, and leaves them as it found them. `origin`: the function, its
     arguments and its state, as a key; a program that is right for one origin is compared again for another. None: the
-    origin has no name outside this process.
+    origin has no name outside this process. `origins`: where in the model each of the program's operations comes from,
+    in the order of its text; () where that is not known.
     """
 
     program: Program
@@ -53,6 +61,7 @@ class Request:
     under_the_same_randomness: Callable[[Callable[[], Any]], Any]
     name: str
     origin: Mapping[str, Any] | None = None
+    origins: Sequence[Origin] = ()
     degenerate: bool = False
     notes: list[str] = field(default_factory=list)
 

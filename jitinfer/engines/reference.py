@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -10,55 +9,47 @@ import paddle
 
 from jitinfer.engines.comparison import difference, tolerance_for
 from jitinfer.engines.paddle import as_arrays
-from jitinfer.errors import EngineError, GraphError, VerificationError
-from jitinfer.frontend.importing import import_program
+from jitinfer.engines.stages import Stages
+from jitinfer.errors import EngineError, GraphError, PassError, VerificationError
 from jitinfer.graph import evaluate
 from jitinfer.graph.types import NARROW, dtype_name
-from jitinfer.passes import chosen, run_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jitinfer.engines.protocol import Request
-    from jitinfer.graph import Graph
+    from jitinfer.engines.stages import History
 
 ARITHMETIC = "float32"
 
 
 class ReferenceExecutable:
-    """One graph for each combination of the inputs' shapes, made when it is first met."""
+    """One graph for each combination of the inputs' shapes."""
 
     def __init__(self, request: Request) -> None:
-        options = request.options
-        self._program = request.program
         self._name = request.name
-        self._passes = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
-        self._graphs: dict[tuple[tuple[int, ...], ...], Graph] = {}
-        self._weights = [_array(tensor) for tensor in request.parameters]
-        self._lock = threading.Lock()
+        self._stages = Stages(request)
+        self.refresh(request.parameters)
 
     @property
     def description(self) -> str:
-        nodes = ", ".join(str(len(graph.nodes)) for graph in self._graphs.values())
+        nodes = ", ".join(str(len(steps.graph.nodes)) for steps in self.history.graphs)
         return f"reference: NumPy, {nodes or 'no'} nodes"
+
+    @property
+    def history(self) -> History:
+        return self._stages.history
 
     def run(self, tensors: Sequence[Any]) -> list[Any]:
         try:
-            graph = self._graph(tuple(tuple(tensor.shape) for tensor in tensors))
+            graph = self._stages.graph(tuple(tuple(tensor.shape) for tensor in tensors))
             results = evaluate(graph, [_array(tensor) for tensor in tensors], self._weights)
-        except GraphError as error:
+        except (GraphError, PassError) as error:
             raise EngineError(f"{self._name}: {error}") from error
         return [_tensor(result) for result in results]
 
     def refresh(self, parameters: Sequence[Any]) -> None:
-        self._weights = [_array(tensor) for tensor in parameters]
-
-    def _graph(self, shapes: tuple[tuple[int, ...], ...]) -> Graph:
-        with self._lock:
-            if shapes not in self._graphs:
-                graph = import_program(self._program, shapes)
-                self._graphs[shapes], _ = run_passes(graph, self._passes)
-            return self._graphs[shapes]
+        self._weights = [_array(tensor) for tensor in self._stages.weights(parameters)]
 
 
 class ReferenceEngine:

@@ -1,4 +1,4 @@
-"""Trying a configuration in a child process, so that a crash costs the child and not us.
+"""Trying a configuration, or one of Paddle's passes, in a child process, so that a crash costs the child and not us.
 
 One child serves a whole process; it starts when it is first needed (importing Paddle takes it seconds, so `start`
 may be called ahead) and is started anew after a crash. Requests and answers are lines of JSON; tensors travel in
@@ -23,6 +23,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy
+
+from jitinfer.errors import EngineError
+from jitinfer.frontend.program_passes import Rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +84,7 @@ class TrialProcess:
         self, program: str, parameters: str, inputs: str, dtypes: Sequence[str], configuration: Configuration
     ) -> Outcome:
         """Run a program once. All arguments but the last two are paths that the child can open."""
-        with self._turn, tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:
+        with tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:
             results = os.path.join(folder, "results.npz")
             request = {
                 "program": program,
@@ -92,7 +95,7 @@ class TrialProcess:
                 "results": results,
             }
             started = time.perf_counter()
-            answer = self._ask(request)
+            answer = self._ask("configuration", request)
             seconds = time.perf_counter() - started
             if isinstance(answer, str):
                 return Outcome(failure=answer, crashed=True, seconds=seconds)
@@ -102,8 +105,28 @@ class TrialProcess:
                 found = [arrays[f"arr_{position}"] for position in range(len(arrays.files))]
             return Outcome(results=found, seconds=float(answer["seconds"]))
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | str:
+    def run_pass(self, text: bytes, name: str, inputs: int, outputs: int) -> tuple[Rewritten, float]:
+        """`frontend.program_passes.run_program_pass` in the child, and the seconds that it took there.
+
+        Raises EngineError where the pass throws or crashes, naming it.
+        """
+        with tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:
+            program, result = os.path.join(folder, "program.json"), os.path.join(folder, "result.json")
+            Path(program).write_bytes(text)
+            request = {"pass": name, "program": program, "inputs": inputs, "outputs": outputs, "result": result}
+            answer = self._ask("pass", request)
+            failure = answer if isinstance(answer, str) else answer.get("failure")
+            if isinstance(answer, str) or failure:
+                raise EngineError(f"Paddle's pass {name!r} fails on this program: {failure}; leave it out of passes=")
+            rewritten = Rewritten(Path(result).read_bytes(), tuple(answer["parameters"]), tuple(answer["operations"]))
+            return rewritten, float(answer["seconds"])
+
+    def _ask(self, task: str, request: dict[str, Any]) -> dict[str, Any] | str:
         """The child's answer, or in words how it died."""
+        with self._turn:
+            return self._exchange({"task": task, **request})
+
+    def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | str:
         try:
             fresh = self._child is None or self._child.poll() is not None
             self._start()

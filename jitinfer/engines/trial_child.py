@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -13,6 +14,7 @@ import paddle
 
 from jitinfer.engines.configuration import Configuration
 from jitinfer.engines.paddle import as_arrays, create_predictor, last_line
+from jitinfer.frontend.program_passes import run_program_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,25 +25,38 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:
-        answers.write(json.dumps(_attempt(json.loads(line))) + "\n")
+        request = json.loads(line)
+        try:
+            answer = _TASKS[request["task"]](request)
+        except Exception as error:  # noqa: BLE001 - whatever Paddle raises is the answer
+            answer = {"failure": last_line(error)}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _attempt(request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        configuration = Configuration.restore(request["configuration"])
-        predictor = create_predictor(request["program"], request["parameters"], configuration)
-        with numpy.load(request["inputs"], allow_pickle=False) as arrays:
-            inputs = [
-                paddle.to_tensor(arrays[f"arr_{position}"], dtype=dtype)
-                for position, dtype in enumerate(request["dtypes"])
-            ]
-        results = predictor.run(inputs)
-        seconds = _fastest(lambda: predictor.run(inputs))
-        numpy.savez(request["results"], *as_arrays(results))
-    except Exception as error:  # noqa: BLE001 - whatever Paddle raises is the answer
-        return {"failure": last_line(error)}
+def _configuration(request: dict[str, Any]) -> dict[str, Any]:
+    configuration = Configuration.restore(request["configuration"])
+    predictor = create_predictor(request["program"], request["parameters"], configuration)
+    with numpy.load(request["inputs"], allow_pickle=False) as arrays:
+        inputs = [
+            paddle.to_tensor(arrays[f"arr_{position}"], dtype=dtype) for position, dtype in enumerate(request["dtypes"])
+        ]
+    results = predictor.run(inputs)
+    seconds = _fastest(lambda: predictor.run(inputs))
+    numpy.savez(request["results"], *as_arrays(results))
     return {"seconds": seconds}
+
+
+def _pass(request: dict[str, Any]) -> dict[str, Any]:
+    text = Path(request["program"]).read_bytes()
+    started = time.perf_counter()
+    found = run_program_pass(text, request["pass"], request["inputs"], request["outputs"])
+    seconds = time.perf_counter() - started
+    Path(request["result"]).write_bytes(found.text)
+    return {"parameters": found.parameters, "operations": found.operations, "seconds": seconds}
+
+
+_TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"configuration": _configuration, "pass": _pass}
 
 
 def _fastest(run: Callable[[], Any]) -> float:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import paddle
-from paddle.base import core, framework
+from paddle.base import framework
 from paddle.jit.dy2static import parameter_recorder
 from paddle.static import pir_io
 
 from jitinfer.errors import TraceError
 from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
-from jitinfer.frontend.origins import LayerPaths, layers_in, origins_of
+from jitinfer.frontend.origins import LayerPaths, origins_of
 from jitinfer.frontend.program import Program, parameter_name
 from jitinfer.frontend.rounding import rounding_of
+from jitinfer.frontend.serialising import all_ops, serialise
 from jitinfer.frontend.translator import current_sources_only, distinct_names, quiet_translator, refresh_translations
 from jitinfer.frontend.tree import Tree, flatten_results
 from jitinfer.graph.types import TensorType
@@ -155,7 +153,7 @@ def trace(
             raise UntraceableError("the function was not called while it was traced")
         if recorded.written:
             raise UntraceableError(f"it changes {recorded.written} in place")
-        layers.write(_all_ops(concrete.main_program.global_block()))
+        layers.write(all_ops(concrete.main_program.global_block()))
         return _assemble(concrete, recorded.result, inputs, prune)
 
 
@@ -167,7 +165,7 @@ def _written_in_place() -> str:
         written = _source(value)
         if written:
             return written
-    for op in _all_ops(program.global_block()):
+    for op in all_ops(program.global_block()):
         name = op.name().partition(".")[2]
         if name.endswith("_") and not _reads_only(op, name):
             for position in paddle.core.pir.get_op_inplace_info(op).values():
@@ -205,13 +203,6 @@ _VIEWS = frozenset(
 )
 
 
-def _all_ops(block: Any) -> Iterator[Any]:
-    for op in block.ops:
-        yield op
-        for inner in op.blocks():
-            yield from _all_ops(inner)
-
-
 def _is_random(op: Any) -> bool:
     name = op.name().partition(".")[2].rstrip("_")
     if name in _RANDOM:
@@ -242,7 +233,7 @@ def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: 
     by_name = _tensors_by_name(tensors, values)
     parameters: list[Any] = []
     renames: dict[str, str] = {}
-    ops = list(_all_ops(program.global_block()))
+    ops = list(all_ops(program.global_block()))
     for op in ops:
         if op.name() == "builtin.parameter":
             name = op.attrs()["parameter_name"]
@@ -251,7 +242,7 @@ def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: 
     for op in ops:
         if op.name() == "builtin.parameter":
             op.set_str_attr("parameter_name", renames[op.attrs()["parameter_name"]])
-    text, layers = _serialise(program)
+    text, layers = serialise(program)
     static = Program(
         text=text,
         inputs=tuple(inputs),
@@ -287,35 +278,6 @@ def _static_mode(program: Any) -> Iterator[None]:
             yield
     finally:
         paddle.disable_static()
-
-
-def _serialise(program: Any) -> tuple[bytes, list[str]]:
-    """Paddle's JSON for `program`, less what differs between processes that trace the same function.
-
-    Also the operations' paths of layers, which are part of that.
-    """
-    with tempfile.TemporaryDirectory(prefix="jitinfer-") as folder:  # Paddle writes programs to files only
-        path = os.path.join(folder, "program.json")
-        core.serialize_pir_program(program, path)
-        with open(path, "rb") as file:
-            document = json.load(file)
-    layers = layers_in(document)
-    _strip(document)
-    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode(), layers
-
-
-_PER_PROCESS = ("struct_name", "op_callstack")
-
-
-def _strip(node: Any) -> None:
-    """Remove the layers' paths, wherever attributes are listed: Paddle numbers them by a counter of the process."""
-    if isinstance(node, dict):
-        for child in node.values():
-            _strip(child)
-    elif isinstance(node, list):
-        node[:] = [each for each in node if not (isinstance(each, dict) and each.get("N") in _PER_PROCESS)]
-        for child in node:
-            _strip(child)
 
 
 def _reason(error: BaseException) -> str:

@@ -68,8 +68,13 @@ def evaluate_node(node: Node, arrays: Sequence[Array | None], arithmetic: str = 
     if arithmetic == "float32":
         seen = [_widened(array) for array in seen]
     extra = {"arithmetic": arithmetic} if node.op.nested else {}
-    with numpy.errstate(all="ignore"):
-        results = node.op.evaluate(*seen, **node.attributes, **extra)
+    try:
+        with numpy.errstate(all="ignore"):
+            results = node.op.evaluate(*seen, **node.attributes, **extra)
+    except GraphError as error:
+        if node.op.nested or not str(node.origin):
+            raise
+        raise GraphError(f"{error} (at {node.origin})") from error
     results = results if isinstance(results, tuple) else (results,)
     placed = []
     for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):

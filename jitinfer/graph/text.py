@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
@@ -40,6 +41,13 @@ def canonical_text(graph: Graph) -> str:
     numbers: dict[Value, str] = {}
     writer = _Writer(name=lambda value: numbers.setdefault(value, str(len(numbers))), digits=64, origins=False)
     return "\n".join(writer.whole(graph))
+
+
+def node_text(node: Node) -> str:
+    """A node's line without its origin and its nested graphs."""
+    plain = {key: value for key, value in node.attributes.items() if not isinstance(value, Graph)}
+    writer = _Writer(name=lambda value: written(value.name), digits=12, origins=False)
+    return writer.node(dataclasses.replace(node, attributes=plain), "")[0]
 
 
 def written(name: str) -> str:

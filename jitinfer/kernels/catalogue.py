@@ -4,9 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jitinfer.kernels.cublaslt import CublasLtProduct
+from jitinfer.kernels.triton.attention import BlockAttention
+from jitinfer.kernels.triton.attention_decode import DecodeAttention
+from jitinfer.kernels.triton.creation import Creation
+from jitinfer.kernels.triton.gathering import Gathers
+from jitinfer.kernels.triton.generated import FAMILIES as GENERATED
 from jitinfer.kernels.triton.layer_norm import RowNorm
+from jitinfer.kernels.triton.matmul import BulkCopyProduct, TiledProduct
+from jitinfer.kernels.triton.matmul_small import FewRowsProduct
+from jitinfer.kernels.triton.movement import Copies
+from jitinfer.kernels.triton.padding import PadAndResize
+from jitinfer.kernels.triton.pooling import Pools
+from jitinfer.kernels.triton.rotary import RotaryHalves, TimestepEmbedding
+from jitinfer.kernels.triton.scans import Orders, RunningSums
 
 if TYPE_CHECKING:
     from jitinfer.kernels.family import Family
 
-BUILT_IN: tuple[Family, ...] = (RowNorm(),)
+BUILT_IN: tuple[Family, ...] = (
+    RowNorm(),
+    BlockAttention(),
+    DecodeAttention(),
+    CublasLtProduct(),
+    BulkCopyProduct(),
+    FewRowsProduct(),
+    TiledProduct(),
+    *GENERATED,
+    RotaryHalves(),
+    TimestepEmbedding(),
+    Copies(),
+    Gathers(),
+    PadAndResize(),
+    Pools(),
+    RunningSums(),
+    Orders(),
+    Creation(),
+)

@@ -6,6 +6,9 @@ The functions are the same objects that are compiled: nothing has to be set befo
 from __future__ import annotations
 
 import contextlib
+import functools
+import types
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -97,7 +100,7 @@ def _run_launch(launch: KernelLaunch, memories: Mapping[str, Memory]) -> None:
     arguments = {name: _tensor(argument, memories) for name, argument in launch.arguments.items()}
     constants = dict(launch.constants)
     with _interpretable():
-        function = interpreter.InterpretedFunction(launch.function.fn)
+        function = interpreter.InterpretedFunction(_isolated(launch.function.fn))
         runner = interpreter.GridExecutor(function.rewrite(), function.arg_names, launch.grid)
         try:
             runner(**arguments, **constants)
@@ -124,25 +127,33 @@ def _tensor(argument: KernelArgument, memories: Mapping[str, Memory]) -> Any:
 def _interpretable() -> Iterator[None]:
     """Within it, Triton functions that call each other are interpreted.
 
-    The interpreter replaces functions of `triton.language`, not all of which it puts back, and adds names to the
-    globals of what it runs: all of that is undone here, or the next compilation would meet it.
+    The interpreter replaces functions of `triton.language`, not all of which it puts back: that is undone here, or the
+    next compilation would meet them.
     """
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        return interpreter.InterpretedFunction(self.fn)(*arguments, **named)
+        return interpreter.InterpretedFunction(_isolated(self.fn))(*arguments, **named)
 
     with LANGUAGE_LOCK:
         spaces: list[Any] = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base]
         before = [(space, dict(vars(space))) for space in spaces]
         original = JITFunction.__call__
         JITFunction.__call__ = call
-        interpreter.InterpretedFunction.rewritten_fn.clear()
         try:
             yield
         finally:
             JITFunction.__call__ = original
             for space, names in before:
                 _restore(space, names)
+
+
+@cache
+def _isolated(function: Any) -> Any:
+    """The function over a copy of its globals, to which the interpreter adds names of its own."""
+    copy = types.FunctionType(
+        function.__code__, dict(function.__globals__), function.__name__, function.__defaults__, function.__closure__
+    )
+    return functools.update_wrapper(copy, function)
 
 
 def _restore(space: Any, names: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from jitinfer.passes import (
 )
 from jitinfer.passes.convert_precision import converting
 from jitinfer.passes.pattern import Match, constant, either, maybe, optional
-from jitinfer.passes.pipeline import Report, Step, chosen, default, run_passes
+from jitinfer.passes.pipeline import Report, Step, chosen, default, run_passes, table
 from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass, is_graph_pass, pass_named, register
 
 __all__ = [
@@ -66,5 +66,6 @@ __all__ = [
     "run_passes",
     "share_heads",
     "simplify",
+    "table",
     "weight_prologue",
 ]

@@ -14,7 +14,6 @@ import numpy
 
 from jitinfer.errors import PassError
 from jitinfer.graph.builder import Builder
-from jitinfer.graph.graph import nested_graphs
 from jitinfer.graph.node import Constant, Node, Value
 from jitinfer.graph.op import Kind, op_named
 from jitinfer.graph.types import limits, numpy_dtype
@@ -165,7 +164,7 @@ class _Conversion:
             return None, Precision.WEIGHT
         if kind is Kind.CREATION:
             return None, Precision.OPEN
-        if name in COMPUTED_WIDE or kind is Kind.OPAQUE or any(nested_graphs(node)) or _is_complex(node):
+        if kind is Kind.OPAQUE or node.op.nested or name in COMPUTED_WIDE or _is_complex(node):
             return WIDE, Precision.WIDE
         if name in TAKES_ANY:
             return None, Precision.OPEN
@@ -231,7 +230,7 @@ def _read_wide(graph: Graph) -> set[Node]:
             if value is not None:
                 readers.setdefault(value, []).append(node)
         movable = node.op.kind in (Kind.POINTWISE, Kind.VIEW, Kind.MOVEMENT) and outputs.isdisjoint(node.outputs)
-        if not movable or any(nested_graphs(node)) or node.op.name in COMPUTED_NARROW | COMPUTED_WIDE | TAKES_ANY:
+        if not movable or node.op.name in COMPUTED_NARROW | COMPUTED_WIDE | TAKES_ANY:
             continue
         after = [reader for value in node.outputs for reader in readers.get(value, ())]
         if after and all(reader in found or reader.op.name in COMPUTED_WIDE for reader in after):

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from jitinfer.errors import PassError
 from jitinfer.graph.builder import Builder
+from jitinfer.graph.node import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from jitinfer.graph.graph import Graph
-    from jitinfer.graph.node import Node, Value
+    from jitinfer.graph.node import Node
 
 
 class Editor:
@@ -134,6 +135,8 @@ class Editor:
     def finish(self) -> Graph:
         """The graph as it is now, in an order in which it can be evaluated, without what no output needs.
 
+        A new value that has replaced one that is gone takes over its name, so that names last from pass to pass.
+
         Raises PassError if the replacements have made a circle.
         """
         self.adopt()
@@ -153,17 +156,32 @@ class Editor:
                 ]
                 if not needed:
                     state[node] = True
-                    ordered.append(self._resolved(node))
+                    ordered.append(node)
                     waiting.pop()
                 elif node in state:
                     raise PassError(f"{node.op.name} at {node.origin} would depend on its own result")
                 else:
                     state[node] = False
                     waiting.extend(reversed(needed))
+        heirs = self._heirs(ordered)
         outputs = tuple(self.resolve(value) for value in self._graph.outputs)
         return dataclasses.replace(
-            self._graph, parameters=tuple(self.parameters), nodes=tuple(ordered), outputs=outputs
+            self._graph,
+            parameters=tuple(self.parameters),
+            nodes=tuple(self._resolved(node, heirs) for node in ordered),
+            outputs=tuple(heirs.get(value, value) for value in outputs),
         )
+
+    def _heirs(self, nodes: Iterable[Node]) -> dict[Value, Value]:
+        """The new values that have replaced one of the first graph that is gone, and what they are under its name."""
+        left = {*self._graph.inputs, *self.parameters, *(value for node in nodes for value in node.outputs)}
+        first = {value for node in self._graph.nodes for value in node.outputs}
+        heirs: dict[Value, Value] = {}
+        for old in self._replaced:
+            new = self.resolve(old)
+            if old in first and old not in left and new not in heirs and new in self._producers and new not in first:
+                heirs[new] = Value(new.type, old.name)
+        return heirs
 
     def _roots(self) -> list[Node]:
         """The nodes that outputs depend on, in their first order, so that what was not touched stays in its place."""
@@ -176,6 +194,8 @@ class Editor:
                 waiting.extend(self.producer(value) for value in node.inputs if value is not None)
         return sorted(needed, key=self._position.__getitem__)
 
-    def _resolved(self, node: Node) -> Node:
-        inputs = self.inputs(node)
-        return node if inputs == node.inputs else dataclasses.replace(node, inputs=inputs)
+    def _resolved(self, node: Node, heirs: Mapping[Value, Value]) -> Node:
+        inputs = tuple(None if value is None else heirs.get(value, value) for value in self.inputs(node))
+        outputs = tuple(heirs.get(value, value) for value in node.outputs)
+        same = inputs == node.inputs and outputs == node.outputs
+        return node if same else dataclasses.replace(node, inputs=inputs, outputs=outputs)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @graph_pass("eliminate_dead_nodes")
 class EliminateDeadNodes(GraphPass):
-    """Inputs and parameters stay: they are the graph's signature."""
+    """What no output depends on goes. Inputs and parameters stay: they are the graph's signature."""
 
     def run(self, graph: Graph) -> tuple[Graph, int]:
         smaller = Editor(graph).finish()

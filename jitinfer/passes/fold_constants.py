@@ -20,7 +20,10 @@ LARGEST = 1 << 20
 
 @graph_pass("fold_constants")
 class FoldConstants(GraphPass):
-    """Evaluates by the ops' NumPy references. Numbers spread over a shape (`full`) stay as they are."""
+    """What depends on constants alone becomes a constant, by the ops' NumPy references.
+
+    Numbers spread over a shape (`full`) stay as they are.
+    """
 
     def run(self, graph: Graph) -> tuple[Graph, int]:
         editor = Editor(graph)

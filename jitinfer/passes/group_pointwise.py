@@ -28,7 +28,9 @@ _Shape = tuple[int, ...]
 
 @graph_pass("group_pointwise")
 class GroupPointwise(GraphPass):
-    """Each group is one node, whose `body` is the graph of what it computes.
+    """Neighbouring pointwise ops and reductions of rows become one node, which passes over memory once.
+
+    Each group is one node, whose `body` is the graph of what it computes.
 
     A group has one space, the shape of its largest results: its nodes compute tensors of that shape, or, from
     reductions along the last axis, of one element a row. Norms and softmax count as such reductions. What is read

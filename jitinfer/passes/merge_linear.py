@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @graph_pass("merge_linear")
 class MergeLinear(GraphPass):
-    """The projections of attention, the gate and the value of a gated unit, modulations of one embedding.
+    """linear(x, w_1), linear(x, w_2), ...  ->  slices of linear(x, concat(w_1, w_2, ...))
+
+    The projections of attention, the gate and the value of a gated unit, modulations of one embedding.
 
     Only products whose weights and biases depend on the model's weights alone: these are put together once, in the
     prologue. The results become slices of the common one.

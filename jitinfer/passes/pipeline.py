@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import inspect
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jitinfer.errors import GraphError, PassError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.op import Kind
-from jitinfer.graph.text import to_text
+from jitinfer.passes.difference import difference
 from jitinfer.passes.rewrite import is_graph_pass, pass_named
 
 if TYPE_CHECKING:
@@ -75,6 +75,16 @@ def default() -> list[str]:
     return list(DEFAULT)
 
 
+def table() -> str:
+    """The default passes as a Markdown table, each once, in the order of their first turn."""
+    rows = ["| pass | what it does |", "| --- | --- |"]
+    for name in dict.fromkeys(DEFAULT):
+        said = (inspect.getdoc(type(pass_named(name))) or "").partition("\n\n")[0]
+        said = " ".join(said.split()).replace("|", "\\|")
+        rows.append(f"| `{name}` | {f'`{said}`' if '->' in said else said} |")
+    return "\n".join(rows) + "\n"
+
+
 def chosen(named: Sequence[str] = (), deleted: Sequence[str] = ()) -> list[str]:
     """The passes that run on a graph, of the options `passes` and `delete_pass_lists`.
 
@@ -99,11 +109,8 @@ class Step:
     after: Graph
 
     def diff(self) -> str:
-        """The change as a unified diff of the graphs' text, with the model's lines; "" if nothing changed."""
-        if self.before is self.after:
-            return ""
-        before, after = (to_text(graph, constants=False).splitlines() for graph in (self.before, self.after))
-        return "\n".join(difflib.unified_diff(before, after, "before", "after " + self.name, n=0, lineterm=""))
+        """The nodes that went ("-") and came ("+"), place by place, with the model's lines; "" if nothing changed."""
+        return "\n".join(map(str, difference(self.before, self.after)))
 
     def __str__(self) -> str:
         nodes = f"{len(self.before.nodes)} -> {len(self.after.nodes)} nodes"

@@ -130,7 +130,10 @@ _Class = TypeVar("_Class", bound=type[GraphPass])
 
 
 def graph_pass(name: str) -> Callable[[_Class], _Class]:
-    """Class decorator: give a pass its name and register it."""
+    """Class decorator: give a pass its name and register it, so that `passes=["default", name]` finds it.
+
+    Raises PassError as `register` does.
+    """
 
     def named(cls: _Class) -> _Class:
         cls.name = name
@@ -141,10 +144,19 @@ def graph_pass(name: str) -> Callable[[_Class], _Class]:
 
 
 def register(new: GraphPass) -> None:
-    """Make a pass known by its name. Raises PassError if the name is empty or taken."""
-    if not new.name or new.name in _PASSES:
-        raise PassError(f"a pass cannot be called {new.name!r}: the name is {'taken' if new.name else 'empty'}")
+    """Make a pass known by its name. A class that is defined again, in a notebook's cell, takes the place of the first.
+
+    Raises PassError if the name is empty, stands for the whole list, or is another pass's.
+    """
+    taken = _PASSES.get(new.name)
+    if new.name in ("", "default") or (taken is not None and _defined_at(taken) != _defined_at(new)):
+        reason = "taken" if new.name else "empty"
+        raise PassError(f"a pass cannot be called {new.name!r}: the name is {reason}")
     _PASSES[new.name] = new
+
+
+def _defined_at(each: GraphPass) -> tuple[str, str]:
+    return type(each).__module__, type(each).__qualname__
 
 
 def is_graph_pass(name: str) -> bool:

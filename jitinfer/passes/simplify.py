@@ -20,7 +20,10 @@ Rule = Callable[[Editor, "Node"], "Value | None"]
 
 @graph_pass("simplify")
 class Simplify(GraphPass):
-    """Each rule says what a node may be replaced by; None where it says nothing."""
+    """Views that change nothing, views of views, casts to the same dtype, neutral numbers go.
+
+    Each rule says what a node may be replaced by; None where it says nothing.
+    """
 
     def run(self, graph: Graph) -> tuple[Graph, int]:
         total = 0

@@ -56,7 +56,7 @@ class Executor:
         _require_target(plan, self.device)
         self.weights = weights if isinstance(weights, Weights) else Weights(weights or {}, self.device)
         self._lock = threading.Lock()
-        self._resources = Resources(self.device, self)
+        self._resources = Resources(self.device, self.weights)
         self._layout = Layout.of(plan)
         with self.device.current():
             self._load(stepwise)
@@ -97,17 +97,17 @@ class Executor:
             self._replay(stream)
             call("cuEventRecord", self._finished, stream)
             self._last_stream = stream
-        return self.outputs
+        return list(self._outputs)
 
     @property
     def inputs(self) -> list[DeviceArray]:
         """The memory that the plan reads; an input given to a call that already lies there is not copied."""
-        return [self._on_device(self.plan.buffer_named[name]) for name in self.plan.inputs]
+        return list(self._inputs)
 
     @property
     def outputs(self) -> list[DeviceArray]:
         """The memory that the plan writes."""
-        return [self._on_device(self.plan.buffer_named[name]) for name in self.plan.outputs]
+        return list(self._outputs)
 
     def close(self) -> None:
         """Gives memory and graph back, after the work that is queued; further calls raise DeviceError. Idempotent."""
@@ -115,9 +115,10 @@ class Executor:
             self._resources.close()
 
     def _load(self, stepwise: bool) -> None:
+        plan = self.plan
         self._base = self._resources.memory(self._layout.nbytes, "a plan")
         addresses = {name: self._base + offset for name, offset in self._layout.offsets.items()}
-        addresses.update(_weight_addresses(self.plan, self.weights))
+        addresses.update(_weight_addresses(plan, self.weights))
         self._addresses = addresses
         self._staged = self._resources.pinned(self._region_size("input"))
         self._results = self._resources.pinned(self._region_size("output"))
@@ -126,9 +127,11 @@ class Executor:
         self._finished = self._resources.event()
         self._copied = self._resources.event()
         self._clear()
-        binder = Binder(self.plan, addresses, self._resources)
-        self._steps = [binder.bind(number, step) for number, step in enumerate(self.plan.steps)]
+        binder = Binder(plan, addresses, self._resources)
+        self._steps = [binder.bind(number, step) for number, step in enumerate(plan.steps)]
         self._graph = None if stepwise else self._record()
+        self._inputs = [self._on_device(plan.buffer_named[name]) for name in plan.inputs]
+        self._outputs = [self._on_device(plan.buffer_named[name]) for name in plan.outputs]
 
     def _region_size(self, placement: str) -> int:
         start, end = self._layout.regions[placement]
@@ -231,7 +234,7 @@ class Executor:
 
     def _on_device(self, buffer: Buffer) -> DeviceArray:
         address = self._addresses[buffer.name]
-        return DeviceArray(address, buffer.shape, buffer.dtype, self.device.index, owner=self)
+        return DeviceArray(address, buffer.shape, buffer.dtype, self.device.index, owner=self._resources)
 
 
 def _require_target(plan: Plan, device: Device) -> None:

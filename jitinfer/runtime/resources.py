@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 
 
 class Resources:
-    """Everything that one object holds on a device; given back in reverse order, once, with that object at the latest.
+    """Everything that an executor, or a set of weights, holds on a device.
 
-    Raises DeviceError where the driver has nothing to give.
+    It is given back in reverse order, once: by `close`, or when nobody has this object any more, which the arrays that
+    lie in the memory have too. Its methods raise DeviceError where the driver has nothing to give.
     """
 
-    def __init__(self, device: Device, owner: object) -> None:
+    def __init__(self, device: Device, *others: object) -> None:
+        """others: objects that have to live as long."""
         self.device = device
+        self._others = others
         self._undo: list[Callable[[], object]] = []
-        self._finalizer = weakref.finalize(owner, _give_back, device, self._undo)
+        self._finalizer = weakref.finalize(self, _give_back, device, self._undo)
 
     def memory(self, nbytes: int, purpose: str) -> int:
         """The address of device memory, aligned to 256 bytes; 0 for none of it."""

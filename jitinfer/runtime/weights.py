@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.errors import ArgumentError
@@ -30,7 +29,7 @@ class Weights:
     def __init__(self, arrays: Mapping[str, Any], device: Device | int = 0) -> None:
         """Raises ArgumentError for what is no array, DeviceError where the memory does not suffice."""
         self.device = device if isinstance(device, Device) else Device.of(device)
-        self._resources = Resources(self.device, self)
+        self._resources = Resources(self.device)
         self._arrays: dict[str, DeviceArray] = {}
         with self.device.current():
             self._place({name: _located(name, array, self.device) for name, array in arrays.items()})
@@ -48,7 +47,7 @@ class Weights:
 
     def __getitem__(self, name: str) -> DeviceArray:
         """Raises KeyError."""
-        return replace(self._arrays[name], owner=self)
+        return self._arrays[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -83,7 +82,7 @@ class Weights:
         for name, array in given.items():
             self._arrays[name] = array
             if name in moved:
-                self._arrays[name] = DeviceArray(base, array.shape, array.dtype, self.device.index)
+                self._arrays[name] = DeviceArray(base, array.shape, array.dtype, self.device.index, self._resources)
                 _copy(base, array)
                 base += aligned(array.nbytes)
 

@@ -382,7 +382,9 @@ def test_random_graphs_exercise_the_passes():
     fired = set()
 
     @given(graphs())
-    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @settings(
+        max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+    )
     def run(graph):
         _, report = run_passes(graph)
         fired.update(step.name for step in report.steps if step.changes)

@@ -1,20 +1,20 @@
 """Grouped-query attention from repeated keys and values."""
 
-import pytest
-
-from jitinfer.graph import Builder, ops
-from jitinfer.passes import run_passes
-from jitinfer.testing import PassTest
+from jitinfer.graph import ops
+from jitinfer.testing import PassTest, fires, must_not_fire
 
 
 class TestShareHeads(PassTest):
-    passes = ("simplify", "share_heads")
+    before = ("simplify",)
+    passes = ("share_heads",)
+    after = ("simplify",)
     tolerance = 1e-11
 
-    def graph(self, *, heads=(2, 3), batch=2, tokens=5, heads_first=False, tiled=False, mask=False, only_keys=False):
+    def program(
+        self, builder, *, heads=(2, 3), rows=(2, 5), heads_first=False, tiled=False, mask=False, only_keys=False
+    ):
         """`heads`: those of k and v, and how often each is read. tiled: the whole row of heads again and again."""
-        builder = Builder()
-        few, times = heads
+        (few, times), (batch, tokens) = heads, rows
         q = builder.input("q", (batch, tokens, few * times, 8))
         k, v = (builder.input(name, (batch, tokens, few, 8)) for name in "kv")
 
@@ -29,27 +29,25 @@ class TestShareHeads(PassTest):
 
         values = builder.input("values", (batch, tokens, few * times, 8)) if only_keys else repeated(v)
         bias = builder.input("mask", (tokens, tokens)) if mask else None
-        return builder.build(ops.attention(q, repeated(k), values, bias, scale=0.5))
+        return ops.attention(q, repeated(k), values, bias, scale=0.5)
 
-    @pytest.mark.parametrize("heads_first", [False, True])
-    @pytest.mark.parametrize("heads", [(2, 3), (1, 4), (4, 2)])
-    @pytest.mark.parametrize(("batch", "tokens"), [(2, 5), (1, 1), (1, 6), (3, 3)])
-    @pytest.mark.parametrize("mask", [False, True])
-    def test_it_fires(self, heads_first, heads, batch, tokens, mask):
-        graph = self.graph(heads=heads, batch=batch, tokens=tokens, heads_first=heads_first, mask=mask)
-        after, _ = run_passes(graph, [*self.passes, "simplify"], check=True)
-        assert set(after.counts()) == {"attention"}
-        assert after.nodes[0].input_type(1).shape == (batch, tokens, heads[0], 8)
-        self.means_the_same(after, graph)
+    @fires(
+        {"attention": 1},
+        heads_first=[False, True],
+        heads=[(2, 3), (1, 4), (4, 2)],
+        rows=[(2, 5), (1, 1), (1, 6), (3, 3)],
+        mask=[False, True],
+    )
+    def test_it_fires(self, builder, heads_first, heads, rows, mask):
+        after = yield self.program(builder, heads=heads, rows=rows, heads_first=heads_first, mask=mask)
+        assert after.nodes[0].input_type(1).shape == (*rows, heads[0], 8)
 
-    @pytest.mark.parametrize("heads_first", [False, True])
-    def test_heads_that_are_tiled_stay(self, heads_first):
-        self.stays_attention(self.graph(tiled=True, heads_first=heads_first))
+    @must_not_fire(heads_first=[False, True])
+    def test_heads_that_are_tiled_stay(self, builder, heads_first):
+        after = yield self.program(builder, tiled=True, heads_first=heads_first)
+        assert "broadcast_to" in after.counts()
 
-    def test_repeated_keys_alone_stay(self):
-        self.stays_attention(self.graph(only_keys=True))
-
-    def stays_attention(self, graph):
-        after, report = run_passes(graph, self.passes, check=True)
-        assert report.steps[-1].changes == 0
+    @must_not_fire()
+    def test_repeated_keys_alone_stay(self, builder):
+        after = yield self.program(builder, only_keys=True)
         assert "broadcast_to" in after.counts()

@@ -156,14 +156,18 @@ def test_every_proposed_algorithm_is_right():
         require_close(run(gemm, shapes, "bfloat16", arrays), gemm, arrays, "bfloat16")
 
 
+def square(dtype, **changes):
+    matrices = [Matrix(Pointer(name), dtype, 256, 256, 256) for name in "abd"]
+    return Gemm(*matrices, label="odd", **changes)
+
+
 @needs_gpu
-def test_an_algorithm_that_is_none_is_refused():
-    gemm = Gemm(
-        Matrix(Pointer("a"), "bfloat16", 8, 8, 8),
-        Matrix(Pointer("b"), "bfloat16", 8, 8, 8),
-        Matrix(Pointer("d"), "bfloat16", 8, 8, 8),
-        algorithm="ff" * 64,
-        label="odd",
-    )
+def test_an_algorithm_of_another_product_is_refused():
+    device = Device.of(0)
+    with device.current():
+        product = Product(square("float32"), lambda pointer: 2**32, device)
+        code = product.algorithms(1, 0)[0].code
+        product.close()
+    shapes = dict.fromkeys("abd", (256, 256))
     with pytest.raises(DeviceError, match="step 0, odd"):
-        Executor(plan_of(gemm, {"a": (8, 8), "b": (8, 8), "d": (8, 8)}, "bfloat16"))
+        Executor(plan_of(square("bfloat16", algorithm=code), shapes, "bfloat16"))

@@ -8,7 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from runtime.plans import KERNEL, PLAN
+from plans import KERNEL, PLAN
 
 from jitinfer.cache import Key
 from jitinfer.cache.container import MAGIC, encode

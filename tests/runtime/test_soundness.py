@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from runtime.plans import GEMM, KERNEL, LAUNCH, PLAN, TENSOR
+from plans import GEMM, KERNEL, LAUNCH, PLAN, TENSOR
 
 from jitinfer.errors import PlanError
 from jitinfer.runtime import Buffer, Copy, Fill, Matrix, Pointer, Scalar, check

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class Compiler:
     """Compiles for one target, without a device; keeps what it made in `cache`.
 
-    workers: processes at most; None: as many as this process may use cores. Its processes end with it, or by `close`.
+    workers: processes at most, which end with it, or by `close`; None: as many as this process may use cores; or a
+    pool of someone else's.
     """
 
-    def __init__(self, target: Target, cache: Cache | None = None, workers: int | None = None) -> None:
+    def __init__(self, target: Target, cache: Cache | None = None, workers: int | WorkerPool | None = None) -> None:
         self.target = target
         self._cache = cache
-        self._pool = WorkerPool(workers)
+        self._owns_pool = not isinstance(workers, WorkerPool)
+        self._pool = workers if isinstance(workers, WorkerPool) else WorkerPool(workers)
         self.compiled = 0
         """Kernels that it compiled, and did not find in the cache."""
 
@@ -43,8 +45,9 @@ class Compiler:
         self.close()
 
     def close(self) -> None:
-        """Ends the processes; compiling again starts others. Idempotent."""
-        self._pool.close()
+        """Ends its processes; compiling again starts others. Idempotent."""
+        if self._owns_pool:
+            self._pool.close()
 
     def compile(self, source: Specialization) -> Kernel:
         """Raises KernelError for what does not compile."""

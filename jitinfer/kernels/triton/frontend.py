@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import triton
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITCallable
 
 from jitinfer.cache import Key
 from jitinfer.errors import KernelError
+from jitinfer.kernels.triton.sources import dependencies
 from jitinfer.kernels.triton.specialization import DIVISOR
 
 if TYPE_CHECKING:
@@ -42,18 +45,13 @@ def triton_ir(source: Specialization, capability: int) -> str:
 
 
 def kernel_key(source: Specialization, capability: int) -> Key:
-    """Everything that the machine code depends on. Raises KernelError where a global of the function has changed."""
-    with LANGUAGE_LOCK:
-        dependencies = source.function.cache_key
-        for (name, _), (value, scope) in source.function.used_global_vals.items():
-            if scope.get(name) != value:
-                raise KernelError(f"{source.name} was seen when {name} was {value!r}; now it is {scope.get(name)!r}")
+    """Everything that the machine code depends on."""
     return Key(
         "kernel",
         {
             "function": source.name,
             "source": source.function.src,
-            "dependencies": dependencies,
+            "dependencies": dependencies(source.function),
             "signature": [list(pair) for pair in source.signature],
             "constants": [[name, type(value).__name__, _text(value)] for name, value in source.constants],
             "divisible": list(source.divisible),
@@ -68,5 +66,4 @@ def _text(value: Any) -> str:
     """Floats exactly; Triton's own types and functions by what they are, not where."""
     if isinstance(value, float):
         return value.hex()
-    key = getattr(value, "cache_key", None)
-    return str(key) if isinstance(key, str) else repr(value)
+    return json.dumps(dependencies(value)) if isinstance(value, JITCallable) else repr(value)

@@ -7,6 +7,7 @@ of it: no cancellation), and writes each result once.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def _places(row, INNER: tl.constexpr, STRIDES: tl.constexpr):
 @triton.jit
 def _load(pointer, row, column, mask, INNER: tl.constexpr, STRIDES: tl.constexpr):
     places = _places(row, INNER, STRIDES)[:, None] + column.to(tl.int64)[None, :] * STRIDES[2]
-    return tl.load(pointer + places, mask, other=0.0).to(tl.float32)
+    return tl.load(pointer + places, mask, other=0.0)
 
 
 @triton.jit
@@ -92,8 +93,19 @@ def normalize_rows(
     mask = (row < rows)[:, None] & inside
     value = _load(x, row, column, mask, INNER, X)
     if residual is not None:
-        value = value * _load(gate, row, column, mask, INNER, GATE)
-        value += _load(residual, row, column, mask, INNER, RESIDUAL)
+        gates = _load(gate, row, column, mask, INNER, GATE)
+        residuals = _load(residual, row, column, mask, INNER, RESIDUAL)
+    # Asked for before the statistics, so that memory answers while they are computed.
+    if weight is not None:
+        weights = _load(weight, row, column, mask, INNER, WEIGHT)
+    if bias is not None:
+        biases = _load(bias, row, column, mask, INNER, BIAS)
+    if scale is not None:
+        scales = _load(scale, row, column, mask, INNER, SCALE)
+        shifts = _load(shift, row, column, mask, INNER, SHIFT)
+    value = value.to(tl.float32)
+    if residual is not None:
+        value = value * gates.to(tl.float32) + residuals.to(tl.float32)
         _store(total, value, row, column, mask, INNER, TOTAL)
     if CENTRED:
         mean = tl.sum(value, axis=1) / WIDTH
@@ -101,12 +113,11 @@ def normalize_rows(
     variance = tl.sum(value * value, axis=1) / WIDTH
     value = value * tl.rsqrt(variance + epsilon)[:, None]
     if weight is not None:
-        value = value * _load(weight, row, column, mask, INNER, WEIGHT)
+        value = value * weights.to(tl.float32)
     if bias is not None:
-        value += _load(bias, row, column, mask, INNER, BIAS)
+        value += biases.to(tl.float32)
     if scale is not None:
-        value = value * (1.0 + _load(scale, row, column, mask, INNER, SCALE))
-        value += _load(shift, row, column, mask, INNER, SHIFT)
+        value = value * (1.0 + scales.to(tl.float32)) + shifts.to(tl.float32)
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
     _store(y, value, row, column, mask, INNER, Y)
@@ -130,15 +141,14 @@ class RowNorm(Family):
         _, space = _described(node)
         block = triton.next_power_of_2(space.width)
         ranked = []
-        for rows in (1, 2, 4, 8, 16):
-            for warps in (1, 2, 4, 8, 16, 32):
-                held = block * rows / (32 * warps)
-                if not 1 <= held <= 32 or (rows > 1 and rows > space.rows) or (rows > 1 and block * rows > 8192):
-                    continue
-                programs = -(-space.rows // rows)
-                idle = rows > 1 and programs < 2 * target.sm_count
-                apart = abs(math.log2(held) - 4)
-                ranked.append(((idle, apart, abs(warps - 4), rows), rows, warps))
+        for rows, warps in itertools.product((1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32)):
+            held = block * rows / (32 * warps)
+            sparse = held < 1 and warps > 1
+            crowded = rows > 1 and (rows > space.rows or block * rows > 8192)
+            if held > 32 or sparse or crowded:
+                continue
+            idle = rows > 1 and -(-space.rows // rows) < 2 * target.sm_count
+            ranked.append(((idle, abs(math.log2(held) - 4), abs(warps - 4), rows), rows, warps))
         programmatic = (1, 0) if target.has_programmatic_launch else (0,)
         chosen = [(rows, warps) for _, rows, warps in sorted(ranked)[:8]]
         return [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from triton.runtime.jit import JITFunction
+
 from jitinfer.errors import KernelError
 from jitinfer.graph.types import itemsize
 from jitinfer.kernels.family import TypedPointer
@@ -73,6 +75,10 @@ def specialize(launch: KernelLaunch) -> Specialization:
 
     Raises KernelError where the arguments are not those of the function.
     """
+    if not isinstance(launch.function, JITFunction):
+        raise KernelError(
+            f"{launch.function!r} cannot be compiled: it is no Triton function, or TRITON_INTERPRET is set"
+        )
     names = list(launch.function.arg_names)
     given = {*launch.arguments, *launch.constants}
     if set(names) != given or len(names) != len(launch.arguments) + len(launch.constants):

@@ -39,10 +39,13 @@ def main() -> None:
 
 def machine_code(text: str, capability: int, options: dict[str, Any]) -> dict[str, Any]:
     """metadata of the kernel, its code in base 64, and whether it waits for the kernels before it."""
+    from triton import knobs
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget, Language
     from triton.compiler import make_backend
 
+    # The lines would be those of a temporary file, and the code another one each time.
+    knobs.compilation.disable_line_info = True
     backend = make_backend(GPUTarget("cuda", capability, 32))
     parsed = backend.parse_options(dict(options))
     context = ir.context()

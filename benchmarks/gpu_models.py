@@ -1,0 +1,141 @@
+"""Whole models on a GPU, from saved graphs: right, and how fast. Needs torch there, and no Paddle.
+
+    python benchmarks/gpu_models.py FOLDER [--models dit_small,sd3_small] [--tune 60] [--dtype bfloat16]
+
+FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. For each: passes, lowering
+with kernels timed on the device, results against torch in float32 beside torch's own error in the same dtype, the time of a
+replay, and where it goes.
+"""
+
+import argparse
+import collections
+import gzip
+import json
+import os
+import pathlib
+import statistics
+import time
+import traceback
+
+import torch
+import torch_graph
+
+from jitinfer.cache import Cache
+from jitinfer.graph import parse
+from jitinfer.kernels.target import Target
+from jitinfer.kernels.triton.compilation import Compiler
+from jitinfer.lowering import compile_graph
+from jitinfer.lowering.tuning import Tuner
+from jitinfer.passes import converting, default, run_passes
+from jitinfer.runtime import Device
+from jitinfer.runtime.model import Session
+
+
+def relative(found, wanted):
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def on_torch(array):
+    """A device array of the runtime as a torch tensor."""
+    if array.dtype == "float32":
+        return torch.as_tensor(array, device="cuda")
+    raise NotImplementedError(array.dtype)
+
+
+def replay_time(session, inputs, repeats=30):
+    stream = torch.cuda.Stream()
+    times = []
+    with torch.cuda.stream(stream):
+        for _ in range(5):
+            session.enqueue(inputs, stream.cuda_stream)
+        for _ in range(repeats):
+            first, second = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first.record()
+            session.enqueue(inputs, stream.cuda_stream)
+            second.record()
+            second.synchronize()
+            times.append(first.elapsed_time(second))
+    return statistics.median(times)
+
+
+def host_time(session, inputs, repeats=200):
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    costs = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        session.enqueue(inputs, stream.cuda_stream)
+        costs.append(time.perf_counter() - started)
+        torch.cuda.synchronize()
+    return statistics.median(costs)
+
+
+def measure(path, dtype, seconds, most, store):
+    report = {}
+    graph = parse(gzip.decompress(path.read_bytes()).decode())
+    weights, inputs = torch_graph.random_weights(graph), torch_graph.random_inputs(graph)
+    with torch.inference_mode():
+        (wanted,) = torch_graph.evaluate(graph, inputs, weights)
+        (eager,) = torch_graph.evaluate(graph, inputs, weights, dtype)
+    report["error of torch"] = relative(eager, wanted)
+    started = time.perf_counter()
+    after, _ = run_passes(graph, converting(default(), dtype))
+    passed = time.perf_counter()
+    device = Device.of(0)
+    with Compiler(Target.of(device), store) as compiler:
+        tuner = Tuner(compiler, device, store, seconds=seconds, most=most)
+        model, lowered = compile_graph(after, compiler.target, tuner)
+        compiled = time.perf_counter()
+        report["kernels compiled"], report["offers timed"] = compiler.compiled, tuner.measured
+    session = Session(model, weights, device)
+    ready = time.perf_counter()
+    report.update(passes=passed - started, lowering=compiled - passed, loading=ready - compiled)
+    (result,) = session.enqueue(inputs)
+    torch.cuda.synchronize()
+    report["error"] = relative(on_torch(result), wanted)
+    report["ms"] = replay_time(session, inputs)
+    report["host us"] = 1e6 * host_time(session, inputs)
+    report["arena MB"], report["lower bound MB"] = lowered.plan.arena_bytes / 1e6, lowered.lower_bound / 1e6
+    report["steps"] = len(lowered.plan.steps)
+    parts = collections.defaultdict(list)
+    for node, choice in lowered.work:
+        types = " ".join(str(kind) for kind in node.input_types()[:2])
+        parts[f"{node.op.name} {types} | {choice.family} {choice.config}"].append(choice.microseconds)
+    report["nodes"] = sorted(
+        ({"node": name, "count": len(times), "us": times[0]} for name, times in parts.items()),
+        key=lambda each: -each["count"] * (each["us"] if each["us"] == each["us"] else 0),
+    )
+    session.close()
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--models", default="dit_small,sd3_small,large_dit_small")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--tune", type=float, default=60.0)
+    parser.add_argument("--most", type=int, default=8)
+    parser.add_argument("--cache", default=None)
+    arguments = parser.parse_args()
+    store = Cache(arguments.cache) if arguments.cache else None
+    reports = {}
+    for name in arguments.models.split(","):
+        try:
+            path = arguments.folder / f"{name}.graph.gz"
+            reports[name] = measure(path, arguments.dtype, arguments.tune, arguments.most, store)
+        except Exception:  # noqa: BLE001 (one model's failure is no other's)
+            reports[name] = {"failed": traceback.format_exc()}
+        report = reports[name]
+        print(f"\n{name}")
+        for key, value in report.items():
+            if key == "nodes":
+                for each in value[:14]:
+                    print(f"    {each['count']:4} x {each['us']:8.1f} us  {each['node'][:150]}")
+            else:
+                print(f"  {key}: {value if isinstance(value, (int, str)) else format(value, '.4g')}")
+        (pathlib.Path(os.environ.get("OUT", ".")) / "models.json").write_text(json.dumps(reports, indent=1))
+
+
+if __name__ == "__main__":
+    main()

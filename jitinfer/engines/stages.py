@@ -1,0 +1,151 @@
+"""From a program to graphs in two stages: Paddle's passes on the program, graph passes on what is imported of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import paddle
+
+from jitinfer.cache import Key
+from jitinfer.engines.configuration import program_passes
+from jitinfer.engines.trial import trial_process
+from jitinfer.frontend.importing import import_program
+from jitinfer.frontend.program_passes import Rewritten
+from jitinfer.graph.node import NOWHERE
+from jitinfer.passes import chosen, run_passes
+from jitinfer.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.engines.protocol import Request
+    from jitinfer.graph import Graph
+    from jitinfer.passes import Report
+
+Shapes = tuple[tuple[int, ...], ...]
+"""Those of a call's tensors."""
+
+logger = logging.getLogger("jitinfer.engines")
+
+
+@dataclass(frozen=True)
+class ProgramStep:
+    """What one of Paddle's passes did to the program: `before` and `after` count its operations."""
+
+    name: str
+    before: int
+    after: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GraphSteps:
+    """What the graph passes did for the tensors' `shapes`, and the graphs as imported and after them."""
+
+    shapes: Shapes
+    imported: Graph
+    graph: Graph
+    report: Report
+
+
+@dataclass(frozen=True)
+class History:
+    """What the passes of both stages did; those on graphs for each combination of shapes that was met."""
+
+    program: tuple[ProgramStep, ...]
+    graphs: tuple[GraphSteps, ...]
+
+
+class Stages:
+    """The graphs of one request, each made when its shapes are first met. Safe to use from several threads.
+
+    Raises EngineError, naming the pass, where one of Paddle's passes throws or crashes.
+    """
+
+    def __init__(self, request: Request) -> None:
+        options = request.options
+        rewritten, self._program_steps = _rewritten(request)
+        given = request.program.parameters
+        self._parameters = rewritten.parameters
+        self._program = dataclasses.replace(
+            request.program,
+            text=rewritten.text,
+            parameters=tuple(given[position] for position in rewritten.parameters),
+            operations=len(rewritten.operations) - len(rewritten.parameters),
+        )
+        if rewritten.text is request.program.text:
+            self._origins = tuple(request.origins)
+        else:
+            origins = dict(enumerate(request.origins))
+            self._origins = tuple(NOWHERE if at is None else origins.get(at, NOWHERE) for at in rewritten.operations)
+        self._passes = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
+        self._graphs: dict[Shapes, GraphSteps] = {}
+        self._lock = threading.Lock()
+
+    def weights(self, parameters: Sequence[Any]) -> list[Any]:
+        """Those of the traced program's parameters that the graphs take as weights, in their order."""
+        return [parameters[position] for position in self._parameters]
+
+    def graph(self, shapes: Shapes) -> Graph:
+        """Raises GraphError and PassError."""
+        with self._lock:
+            if shapes not in self._graphs:
+                imported = import_program(self._program, shapes, self._origins)
+                graph, report = run_passes(imported, self._passes)
+                self._graphs[shapes] = GraphSteps(shapes, imported, graph, report)
+            return self._graphs[shapes].graph
+
+    @property
+    def history(self) -> History:
+        with self._lock:
+            return History(self._program_steps, tuple(self._graphs.values()))
+
+
+def _rewritten(request: Request) -> tuple[Rewritten, tuple[ProgramStep, ...]]:
+    """The program after those of Paddle's passes that the options name, from the cache if it has them."""
+    program, names = request.program, program_passes(request.options)
+    nothing = Rewritten.nothing(program.text, len(program.parameters), program.operations + len(program.parameters))
+    if not names:
+        return nothing, ()
+    key = Key(
+        "program",
+        {
+            "program": program.digest,
+            "passes": list(names),
+            "device": paddle.get_device(),
+            "paddle": paddle.__version__ + " " + paddle.version.commit,
+            "jitinfer": __version__,
+        },
+    )
+
+    def build() -> tuple[dict[str, bytes], dict[str, Any]]:
+        rewritten, steps = _run(nothing, names, len(program.inputs), program.outputs)
+        metadata = {
+            "parameters": list(rewritten.parameters),
+            "operations": list(rewritten.operations),
+            "steps": [[step.name, step.before, step.after, step.seconds] for step in steps],
+        }
+        return {"program": rewritten.text}, metadata
+
+    entry, _ = request.cache.get_or_build(key, build)
+    metadata: Any = entry.metadata
+    rewritten = Rewritten(entry.blobs["program"], tuple(metadata["parameters"]), tuple(metadata["operations"]))
+    return rewritten, tuple(ProgramStep(*step) for step in metadata["steps"])
+
+
+def _run(
+    program: Rewritten, names: Sequence[str], inputs: int, outputs: int
+) -> tuple[Rewritten, tuple[ProgramStep, ...]]:
+    """In a child process, one pass after the other, so that a crash has a name. Raises EngineError."""
+    steps = []
+    for name in names:
+        found, seconds = trial_process().run_pass(program.text, name, inputs, outputs)
+        before, after = (len(each.operations) - len(each.parameters) for each in (program, found))
+        steps.append(ProgramStep(name, before, after, seconds))
+        logger.info("%s: %d -> %d operations in %.2f s", name, before, after, seconds)
+        program = found.after(program)
+    return program, tuple(steps)

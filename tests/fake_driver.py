@@ -1,0 +1,171 @@
+"""A CUDA driver in host memory, as far as plans without kernels need one: copies and fills, streams and graphs.
+
+Work runs when it is queued; between the beginning and the end of a capture it is recorded instead. Every handle that
+was given out and not given back is in `held`.
+"""
+
+import ctypes
+import enum
+import itertools
+
+import numpy
+
+
+class Result(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_INVALID_VALUE = 1
+
+
+class Attributes:
+    def __getattr__(self, name):
+        return name
+
+
+class Modes(enum.Enum):
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+
+
+OK = Result.CUDA_SUCCESS
+LIMIT = 2**30
+
+
+class FakeDriver:
+    CUresult = Result
+    CUdevice_attribute = Attributes()
+    CUstreamCaptureMode = Modes
+
+    def __init__(self):
+        self.held = {}
+        self.launches = 0
+        self.fail = None
+        self._capture = None
+        self._graphs = {}
+        self._numbers = itertools.count(1000)
+        self._contexts = []
+
+    def _give(self, kind, number=None):
+        number = number or next(self._numbers)
+        self.held[number] = kind
+        return number
+
+    def _take(self, number):
+        del self.held[int(number)]
+        return (OK,)
+
+    def _do(self, work):
+        if self._capture is None:
+            work()
+        else:
+            self._capture.append(work)
+        return (OK,)
+
+    def cuGetErrorString(self, code):
+        return OK, code.name.lower().encode()
+
+    def cuInit(self, flags):
+        return (OK,)
+
+    def cuDeviceGetCount(self):
+        return OK, 1
+
+    def cuDeviceGet(self, index):
+        return OK, index
+
+    def cuDeviceGetName(self, length, device):
+        return OK, b"fake\0\0"
+
+    def cuDeviceGetAttribute(self, name, device):
+        values = {"COMPUTE_CAPABILITY_MAJOR": 9, "COMPUTE_CAPABILITY_MINOR": 0}
+        return OK, values.get(name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 100000)
+
+    def cuDeviceTotalMem(self, device):
+        return OK, LIMIT
+
+    def cuDriverGetVersion(self):
+        return OK, 13000
+
+    def cuDevicePrimaryCtxRetain(self, device):
+        return OK, 7
+
+    def cuCtxGetCurrent(self):
+        return OK, self._contexts[-1] if self._contexts else 0
+
+    def cuCtxPushCurrent(self, context):
+        self._contexts.append(context)
+        return (OK,)
+
+    def cuCtxPopCurrent(self):
+        return OK, self._contexts.pop()
+
+    def cuCtxSynchronize(self):
+        return (OK,)
+
+    def _memory(self, nbytes):
+        if nbytes > LIMIT:
+            return Result.CUDA_ERROR_OUT_OF_MEMORY, None
+        array = numpy.full(nbytes + 256, 0xA5, numpy.uint8)
+        address = -(-array.ctypes.data // 256) * 256
+        self._give(array, address)
+        return OK, address
+
+    def cuMemAlloc(self, nbytes):
+        return self._memory(nbytes)
+
+    def cuMemHostAlloc(self, nbytes, flags):
+        return self._memory(nbytes)
+
+    cuMemFree = cuMemFreeHost = cuStreamDestroy = cuEventDestroy = cuGraphDestroy = cuGraphExecDestroy = _take
+
+    def cuStreamCreate(self, flags):
+        return OK, self._give("stream")
+
+    def cuEventCreate(self, flags):
+        return OK, self._give("event")
+
+    def cuEventRecord(self, event, stream):
+        return (OK,)
+
+    def cuEventSynchronize(self, event):
+        return (OK,)
+
+    def cuStreamWaitEvent(self, stream, event, flags):
+        return (OK,)
+
+    def cuStreamSynchronize(self, stream):
+        return (Result.CUDA_ERROR_INVALID_VALUE,) if self.fail == "synchronize" else (OK,)
+
+    def _move(self, destination, source, nbytes, stream=0):
+        return self._do(lambda: ctypes.memmove(destination, source, nbytes))
+
+    cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoDAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
+
+    def cuMemsetD8Async(self, destination, value, nbytes, stream=0):
+        if self.fail == "fill":
+            return (Result.CUDA_ERROR_INVALID_VALUE,)
+        return self._do(lambda: ctypes.memset(destination, value, nbytes))
+
+    cuMemsetD8 = cuMemsetD8Async
+
+    def cuStreamBeginCapture(self, stream, mode):
+        self._capture = []
+        return (OK,)
+
+    def cuStreamEndCapture(self, stream):
+        graph = self._give("graph")
+        self._graphs[graph], self._capture = self._capture, None
+        return OK, graph
+
+    def cuGraphInstantiate(self, graph, flags):
+        executable = self._give("executable graph")
+        self._graphs[executable] = self._graphs[graph]
+        return OK, executable
+
+    def cuGraphUpload(self, graph, stream):
+        return (OK,)
+
+    def cuGraphLaunch(self, graph, stream):
+        self.launches += 1
+        for work in self._graphs[graph]:
+            work()
+        return (OK,)
