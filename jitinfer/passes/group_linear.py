@@ -40,7 +40,7 @@ class GroupLinear(GraphPass):
         alike: dict[Hashable, list[Node]] = defaultdict(list)
         met: Counter[Hashable] = Counter()
         for node in graph.nodes:
-            if mergeable(node, fixed):
+            if mergeable(node, fixed) and node.output not in fixed:  # the prologue's products may be of any shapes
                 form = forms.of(node.output)
                 same = (form, node.inputs[0])  # products of one operand go into groups of their own
                 alike[form, met[same]].append(node)

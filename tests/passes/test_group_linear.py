@@ -141,6 +141,14 @@ class TestGroupLinear(PassTest):
         self.means_the_same(after[0], graph)
         return after
 
+    def test_products_of_weights_alone_stay_apart(self):
+        """They may be of any shapes, and belong to the prologue."""
+        builder = Builder()
+        sizes = {"a": (8, 4), "b": (4, 8), "c": (8, 8), "d": (8, 8)}
+        a, b, c, d = (builder.parameter(name, size) for name, size in sizes.items())
+        x = builder.input("x", (8, 8))
+        self.stays(builder.build(x + ops.linear(a, b), x + ops.linear(c, d)))
+
     def test_what_differs_otherwise_stays_apart(self):
         builder = Builder()
         x, y = builder.input("x", (3, 6)), builder.input("y", (3, 6))
