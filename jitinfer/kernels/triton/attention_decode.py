@@ -158,4 +158,4 @@ def _rows(problem: AttentionProblem) -> int:
 
 
 def _block_m(problem: AttentionProblem) -> int:
-    return max(16, triton.next_power_of_2(_rows(problem)))
+    return max(16, int(triton.next_power_of_2(_rows(problem))))
