@@ -19,6 +19,10 @@ _BLOCKS = ((16, 2), (32, 2), (64, 4), (128, 4), (128, 8), (256, 16))
 """Queries of a program, and its warps."""
 
 
+_SMALLEST = (16, 16, 4, 2)
+"""Queries, keys, warps, stages: what the widest heads of float32 leave room for."""
+
+
 class BlockAttention(Family):
     """Any lengths, heads of up to 256 columns, masks, causal, shared keys; through any strides."""
 
@@ -40,6 +44,7 @@ class BlockAttention(Family):
                     best.get((m, n, warps), (cost, stages)), (cost, stages), key=lambda each: each[0]
                 )
         ranked = sorted((cost, m, n, warps, stages) for (m, n, warps), (cost, stages) in best.items())
+        ranked = ranked or [(0.0, *_SMALLEST)]
         maps = int(problem.has_tensor_maps(target))
         early = int(target.has_programmatic_launch)
         choices = [(*tile, maps, early) for tile in ranked[:7]]
@@ -84,11 +89,12 @@ def estimate(
     # In registers: scores, results, and of float32 also what is left of scores and queries after rounding to tf32.
     rounded = 2 * (block_n + qk_columns) if size == 4 else 0
     held = block_m * (block_n + v_columns + rounded) // threads
+    crowded = held > (240 if rounded else 176)
     steps = -(-problem.kv_len // block_n)
     # Hopper's own products are of 64 rows at least.
     meagre = block_m < 64 <= problem.q_len and target.compute_capability >= 90
     excessive = (block_m > 16 and block_m >= 2 * problem.q_len) or (block_n > 32 and block_n >= 2 * problem.kv_len)
-    if shared > target.shared_memory or held > 176 or meagre or excessive or stages > steps + 1 > 2:
+    if shared > target.shared_memory or crowded or meagre or excessive or stages > steps + 1 > 2:
         return None
     resident = min(target.shared_memory // shared, 65536 // (threads * min(255, held + 56)))
     if resident == 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from jitinfer.graph.types import itemsize
 from jitinfer.kernels.family import WORKSPACE, Candidate, Config, Family, KernelLaunch, TypedPointer
 from jitinfer.kernels.triton.attention_kernel import LOG2E
 from jitinfer.kernels.triton.attention_problem import AttentionProblem, kernel_launch, share_of
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 64
 """Queries that share a head of keys."""
+
+MAX_ROW_BYTES = 2**15
+"""Of a block of queries, which stays in registers or shared memory."""
 
 MAX_SHARES = 64
 
@@ -77,7 +81,9 @@ class DecodeAttention(Family):
 
     def supports(self, node: Node, target: Target) -> bool:
         problem = AttentionProblem.of(node, target)
-        return problem is not None and _rows(problem) <= MAX_ROWS
+        if problem is None or _rows(problem) > MAX_ROWS:
+            return False
+        return _block_m(problem) * max(problem.head_dim, problem.v_dim) * itemsize(problem.q.dtype) <= MAX_ROW_BYTES
 
     def configs(self, node: Node, target: Target) -> Sequence[Config]:
         """Reading is all that counts: about two programs for every multiprocessor, with many keys on their way."""
@@ -85,9 +91,9 @@ class DecodeAttention(Family):
         assert problem is not None
         early = int(target.has_programmatic_launch)
         whole = problem.kv_heads * problem.batch
-        block_m = max(16, triton.next_power_of_2(_rows(problem)))
-        wide = max(problem.head_dim, problem.v_dim) > 128 or problem.q.dtype == "float32"
-        block_n = 32 if wide else 64
+        block_m = _block_m(problem)
+        key_bytes = (problem.head_dim + problem.v_dim) * itemsize(problem.q.dtype)
+        block_n = 64 if key_bytes <= 512 else 32 if key_bytes <= 1024 else 16
         shares = []
         for wanted in (2, 4, 1, 8):
             most = min(max(1, wanted * target.sm_count // whole), MAX_SHARES)
@@ -149,3 +155,7 @@ class DecodeAttention(Family):
 
 def _rows(problem: AttentionProblem) -> int:
     return problem.group * problem.q_len
+
+
+def _block_m(problem: AttentionProblem) -> int:
+    return max(16, int(triton.next_power_of_2(_rows(problem))))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_HEAD = 256
 _FLOATING = ("float16", "bfloat16", "float32")
 _MASKS = (*_FLOATING, "bool")
+_MAX_BATCH = 65535
+"""What the third dimension of a grid may be."""
+
 _SWIZZLED_BYTES = 128
 _LARGEST_STEP = 2**31 // 1024
 """Elements from one position, or column, to the next, so that 32 bits count those of a block."""
@@ -57,7 +60,8 @@ class AttentionProblem:
 
     def _computable(self, target: Target) -> bool:
         floating = self.q.dtype in _FLOATING and (self.mask is None or self.mask.dtype in _MASKS)
-        sizes = max(self.head_dim, self.v_dim) <= MAX_HEAD and max(self.q_len, self.kv_len) < 2**30
+        heads = max(self.head_dim, self.v_dim) <= MAX_HEAD
+        sizes = heads and max(self.q_len, self.kv_len) < 2**30 and self.batch <= _MAX_BATCH
         steps = [step for each in (self.q, self.k, self.v, self.out) for step in (each.strides[1], each.strides[3])]
         # Triton 3.6 makes empty kernels of some of these.
         miscompiled = self.q.dtype == "float32" and target.compute_capability >= 100
@@ -246,11 +250,14 @@ def share_of(kv_len: int, shares: int, block_n: int) -> int:
 
 def _tensor_map(tensor: Strided, rows: int, columns: int) -> TensorMap:
     row_bytes = columns * itemsize(tensor.dtype)
+    # The step along an axis of one element means nothing, but has to be a multiple of 16 bytes all the same.
+    steps = zip(tensor.strides, tensor.shape, strict=True)
+    strides = (*(step if dim > 1 else 16 for step, dim in steps),)
     return TensorMap(
         tensor.pointer.pointer,
         tensor.dtype,
         tensor.shape,
-        tensor.strides,
+        (*strides[:3], 1),
         (1, rows, 1, columns),
         {128: 3, 64: 2, 32: 1, 16: 0}[row_bytes],
     )
