@@ -31,9 +31,8 @@ def _reduction(name: str) -> Converter:
         chosen = [chosen] if isinstance(chosen, int) else chosen
         rank = len(x.shape)
         over = tuple(axis % rank for axis in chosen) or tuple(range(rank))
-        wanted = op.results[0][1]
-        if wanted is not None and wanted.dtype != x.dtype and name in ("sum", "prod"):
-            x = ops.cast(x, dtype=wanted.dtype)
+        if op.dtype not in (None, x.dtype) and name in ("sum", "prod"):
+            x = ops.cast(x, dtype=op.dtype)
         return getattr(ops, name)(x, axes=over, keepdims=op.attributes["keepdim"])
 
     return convert
@@ -85,8 +84,7 @@ def cumsum(importer: Importer, op: PirOp, x: Any, axis: Any) -> Any:
     (along,) = known_integers(importer, axis)
     if op.attributes["flatten"]:
         x, along = ops.reshape(x, shape=(math.prod(x.shape),)), 0
-    wanted = op.results[0][1]
-    x = x if wanted is None or wanted.dtype == x.dtype else ops.cast(x, dtype=wanted.dtype)
+    x = x if op.dtype in (None, x.dtype) else ops.cast(x, dtype=op.dtype)
     return ops.cumsum(
         x, axis=along % len(x.shape), reverse=op.attributes["reverse"], exclusive=op.attributes["exclusive"]
     )

@@ -52,7 +52,7 @@ def _binary(name: str) -> Converter:
     def convert(importer: Importer, op: PirOp, x: Any, y: Any) -> Any:
         x, y = promoted(x, y)
         if name == "divide" and x.dtype not in FLOATING:
-            supported(op.results[0][1] is not None and op.results[0][1].dtype in FLOATING, "a division of integers")
+            supported(op.dtype in FLOATING, "a division of integers")
         return getattr(ops, name)(x, y)
 
     return convert
