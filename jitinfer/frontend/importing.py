@@ -154,23 +154,30 @@ class Importer:
             for (number, _), tensor in zip(op.results, chosen, strict=True):
                 self._values[number] = tensor
             return
-        convert = CONVERTERS.get(op.name.rstrip("_"))
         mark = self.mark()
         try:
-            supported(_known_dims(operands), "dims that depend on data")
-            if any(map(is_complex, operands)):
-                results = convert_complex(self, op, operands)
-            elif convert is None:
-                raise UnsupportedForm(op.name)
-            else:
-                results = convert(self, op, *operands)
+            results = self._converted(op, operands)
         except (UnsupportedForm, GraphError, KeyError, TypeError, ValueError) as reason:
             logger.debug("%s is left to Paddle: %s: %s", op.name, type(reason).__name__, reason)
             self.forget(mark)
             results = self._opaque(op, operands)
-        results = results if isinstance(results, (list, tuple)) else [results]
-        for (number, _), result in zip(op.results, results, strict=False):
-            self._values[number] = result
+        self._values.update((number, result) for (number, _), result in zip(op.results, results, strict=True))
+
+    def _converted(self, op: PirOp, operands: Sequence[Any]) -> list[Any]:
+        """What the operator's converter makes of it, None for results that nobody uses. Raises UnsupportedForm."""
+        supported(_known_dims(operands), "dims that depend on data")
+        if any(map(is_complex, operands)):
+            results = convert_complex(self, op, operands)
+        else:
+            convert = CONVERTERS.get(op.name.rstrip("_"))
+            if convert is None:
+                raise UnsupportedForm("there is no converter")
+            results = convert(self, op, *operands)
+        results = list(results) if isinstance(results, (list, tuple)) else [results]
+        results += [None] * (len(op.results) - len(results))
+        for (number, _), result in zip(op.results, results, strict=True):
+            supported(result is not None or number not in self.used, "a result that its converter does not compute")
+        return results
 
     def mark(self) -> tuple[int, Origin]:
         """For `forget`: how far the import has come."""

@@ -139,6 +139,8 @@ SPELLINGS = {
             functional.adaptive_avg_pool2d(a, [3, 5]),
             functional.adaptive_max_pool2d(a, 1),
             functional.adaptive_max_pool2d(a, [4, 3]),
+            functional.adaptive_max_pool2d(a, [3, 5]),
+            functional.adaptive_max_pool2d(a, [5, 9]),
         ),
         [x(2, 3, 8, 9)],
     ),
@@ -203,6 +205,50 @@ SPELLINGS = {
     "convolution, SAME": (
         lambda a, w: functional.conv2d(a, w, stride=2, padding="SAME"),
         [x(1, 2, 7, 8), x(4, 2, 3, 3)],
+    ),
+    "convolutions, channels in the last place": (
+        lambda a, w: (
+            functional.conv2d(a, w, stride=2, padding=1, data_format="NHWC"),
+            functional.conv2d(a, w[:, :1], groups=4, data_format="NHWC"),
+            functional.conv2d_transpose(a, w, stride=2, padding=1, output_padding=1, data_format="NHWC"),
+        ),
+        [x(2, 7, 8, 4), x(4, 4, 3, 3)],
+    ),
+    "convolutions of rows": (
+        lambda a, w: (
+            functional.conv1d(a, w, stride=2, padding=1),
+            functional.conv1d(a, w[:, :2], groups=2, dilation=2),
+            functional.conv1d_transpose(a, w, stride=2, padding=1, output_padding=1),
+        ),
+        [x(2, 4, 9), x(4, 4, 3)],
+    ),
+    "convolutions of volumes": (
+        lambda a, w: (
+            functional.conv3d(a, w),
+            functional.conv3d(a, w, stride=[2, 1, 2], padding=[1, 0, 2]),
+            functional.conv3d(a, w, padding=[0, 1, 2, 1, 0, 0], dilation=[2, 1, 1]),
+            functional.conv3d(a, w[:, :2], groups=2, padding="SAME", stride=2),
+            functional.conv3d(a, w[:, :1, :1], groups=4),
+            functional.conv3d(a, w[:, :, :, :1, :1], w[0, 0, 0, 0].sum() * paddle.ones([4])),
+        ),
+        [x(2, 4, 5, 6, 7), x(4, 4, 3, 3, 2)],
+    ),
+    "transposed convolutions": (
+        lambda a, w, b: (
+            functional.conv2d_transpose(a, w, b),
+            functional.conv2d_transpose(a, w, stride=2, padding=1, output_padding=1),
+            functional.conv2d_transpose(a, w, stride=[2, 3], padding=[1, 0], dilation=[1, 2], groups=2),
+            functional.conv2d_transpose(a, w, stride=2, padding=1, output_size=[10, 12]),
+            functional.conv2d_transpose(a, w, stride=2, padding="SAME"),
+            functional.conv2d_transpose(a, w, stride=2, padding="VALID"),
+            functional.conv2d_transpose(a, w[:, :1], stride=2, padding=[1, 0, 1, 1], groups=4),
+        ),
+        [x(2, 4, 5, 6), x(4, 4, 3, 3), x(4)],
+    ),
+    "sums of many": (lambda a, b: (paddle.add_n([a, b, a]), paddle.add_n([a])), [x(3, 4), x(3, 4)]),
+    "a product and a sum": (
+        lambda a, b, c: (paddle.addmm(c, a, b), paddle.addmm(c, a, b, beta=0.5, alpha=2.0)),
+        [x(2, 3), x(3, 4), x(2, 4)],
     ),
     "products": (
         lambda a, b: (a @ b, paddle.matmul(a, b.T, transpose_y=True), paddle.bmm(a[None], b[None])),

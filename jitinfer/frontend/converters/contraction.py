@@ -65,11 +65,12 @@ def layer_norm(importer: Importer, op: PirOp, x: Any, scale: Any, bias: Any) -> 
     return [ops.layer_norm(x, *shaped, axes=len(shape), epsilon=op.attributes["epsilon"]), None, None]
 
 
-@converter("rms_norm")
-def rms_norm(importer: Importer, op: PirOp, x: Any, bias: Any, residual: Any, scale: Any, norm_bias: Any) -> Any:
-    supported(bias is None and residual is None and op.attributes["quant_scale"] <= 0, "a fused residual or quantiser")
-    supported(op.attributes["begin_norm_axis"] == len(x.shape) - 1, "a norm over several axes")
-    return [ops.rms_norm(x, scale, norm_bias, axes=1, epsilon=op.attributes["epsilon"]), None, None]
+@converter("rms_norm", "fused_rms_norm_ext")
+def rms_norm(importer: Importer, op: PirOp, x: Any, scale: Any) -> list[Any]:
+    """Over the last axis, or those of `normalized_shape`."""
+    shape = tuple(op.attributes.get("normalized_shape", x.shape[-1:]))
+    scale = None if scale is None else ops.reshape(scale, shape=shape)
+    return [ops.rms_norm(x, scale, axes=len(shape), epsilon=op.attributes["epsilon"])]
 
 
 @converter("group_norm")

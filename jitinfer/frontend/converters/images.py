@@ -12,6 +12,8 @@ from jitinfer.graph import Constant, ops
 from jitinfer.graph.types import numpy_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jitinfer.frontend.importing import Importer
 
 Array = numpy.ndarray[Any, Any]
@@ -27,7 +29,6 @@ def pool2d(importer: Importer, op: PirOp, x: Any, window: Any) -> Any:
 @converter("max_pool2d_with_index")
 def max_pool2d_with_index(importer: Importer, op: PirOp, x: Any) -> list[Any]:
     """Without the indices."""
-    supported(op.results[1][0] not in importer.used, "the places of the largest elements")
     return [pooled(importer, op, x, list(op.attributes["kernel_size"]), largest=True), None]
 
 
@@ -40,7 +41,8 @@ def pooled(importer: Importer, op: PirOp, x: Any, size: list[int], *, largest: b
         if all(old % new == 0 for old, new in zip(x.shape[2:], size, strict=True)):
             step = (x.shape[2] // size[0], x.shape[3] // size[1])
             return pool(x, window=step, strides=step)
-        supported(not largest, "the largest of windows of several sizes")
+        if largest:
+            return largest_of_uneven(importer, x, size)
         rows, columns = (adaptive_means(old, new) for old, new in zip(x.shape[2:], size, strict=True))
         return mixed(importer, x, rows, columns)
     counting = {} if largest else {"count_padding": not op.attributes["exclusive"]}
@@ -52,6 +54,18 @@ def pooled(importer: Importer, op: PirOp, x: Any, size: list[int], *, largest: b
             for old, width, stride, (low, high) in zip(x.shape[2:], size, strides, padding, strict=True)
         ]
     return pool(x, window=tuple(size), strides=tuple(strides), padding=tuple(padding), **counting)
+
+
+def largest_of_uneven(importer: Importer, x: Any, size: Sequence[int]) -> Any:
+    """Along one axis after the other: each window's elements, the last one repeated in the shorter ones."""
+    for axis, (old, new) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
+        bounds = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+        width = max(stop - start for start, stop in bounds)
+        places = numpy.array([[min(start + j, stop - 1) for j in range(width)] for start, stop in bounds])
+        spread = ops.gather(x, importer.apply("constant", value=Constant(places.reshape(-1))), axis=axis)
+        apart = ops.reshape(spread, shape=(*x.shape[:axis], new, width, *x.shape[axis + 1 :]))
+        x = ops.max(apart, axes=(axis + 1,))
+    return x
 
 
 def adaptive_means(old: int, new: int) -> Array:

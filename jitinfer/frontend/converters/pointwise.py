@@ -121,6 +121,24 @@ def gelu(importer: Importer, op: PirOp, x: Any) -> Any:
     return ops.gelu(x, approximate="tanh" if op.attributes["approximate"] else "none")
 
 
+_ACTIVATIONS = {
+    "": lambda x: x,
+    "identity": lambda x: x,
+    "none": lambda x: x,
+    "relu": lambda x: ops.relu(x),
+    "sigmoid": lambda x: ops.sigmoid(x),
+    "swish": lambda x: ops.silu(x),
+    "silu": lambda x: ops.silu(x),
+    "gelu": lambda x: ops.gelu(x),
+}
+
+
+def activated(name: str, x: Any) -> Any:
+    """What a fused operator calls its activation. Raises UnsupportedForm."""
+    supported(name in _ACTIVATIONS, f"the activation {name!r}")
+    return _ACTIVATIONS[name](x)
+
+
 @converter("leaky_relu")
 def leaky_relu(importer: Importer, op: PirOp, x: Any) -> Any:
     return ops.leaky_relu(x, negative_slope=op.attributes["negative_slope"])
