@@ -72,8 +72,8 @@ def type_of(document: Any) -> Any:
 
 
 def _attribute(document: Any) -> Any:
-    """An attribute as plain Python."""
-    kind, data = document["#"].partition(".")[2], document.get("D")
+    """An attribute as plain Python. Numbers that are not finite stand there as text, in a place of their own."""
+    kind, data = document["#"].partition(".")[2], document.get("D", document.get("VD"))
     if kind == "a_array":
         return [_attribute(each) for each in data]
     if kind == "a_scalar" and isinstance(data, list):

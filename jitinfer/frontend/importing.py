@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _SMALL = 4096
 """Elements up to which the importer computes a value, to see whether it is a shape."""
 
+_UNKNOWN_FORM = (UnsupportedForm, GraphError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a converter raises on forms of its operator that it says, or nobody thought, that it does not know."""
+
 Array = numpy.ndarray[Any, Any]
 logger = logging.getLogger("jitinfer.frontend")
 
@@ -157,7 +160,7 @@ class Importer:
         mark = self.mark()
         try:
             results = self._converted(op, operands)
-        except (UnsupportedForm, GraphError, KeyError, TypeError, ValueError) as reason:
+        except _UNKNOWN_FORM as reason:
             logger.debug("%s is left to Paddle: %s: %s", op.name, type(reason).__name__, reason)
             self.forget(mark)
             results = self._opaque(op, operands)

@@ -68,6 +68,11 @@ def shape64(importer: Importer, op: PirOp, x: Any) -> Any:
     return importer.builder.constant(numpy.array(x.shape, "int64" if op.name.endswith("64") else "int32"))
 
 
+@converter("numel")
+def numel(importer: Importer, op: PirOp, x: Any) -> Any:
+    return importer.builder.constant(x.type.size, "int64")
+
+
 @converter("triu", "tril")
 def triangle(importer: Importer, op: PirOp, x: Any) -> Any:
     """Where column - row is at least (triu), or at most (tril), the diagonal; 0 elsewhere."""

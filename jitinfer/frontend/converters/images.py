@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -119,6 +120,34 @@ def interpolation(old: int, new: int, ratio: float, centre: float) -> Array:
         share = place - low
         rows[i, low] += 1.0 - share
         rows[i, min(low + 1, old - 1)] += share
+    return rows
+
+
+@converter("bicubic_interp")
+def bicubic_interp(importer: Importer, op: PirOp, x: Any, *sizes: Any) -> Any:
+    """Each axis is a product with a matrix of four weights a row."""
+    wanted, ratios = resized(op, x, sizes)
+    weights = [
+        cubic_interpolation(old, new, float(ratio), 0.0 if op.attributes["align_corners"] else 0.5)
+        for old, new, ratio in zip(x.shape[2:], wanted, ratios, strict=True)
+    ]
+    return mixed(importer, x, weights[0], weights[1])
+
+
+def cubic_interpolation(old: int, new: int, ratio: float, centre: float) -> Array:
+    """[new, old]: row i has the weights of the four neighbours of place (i + centre) * ratio - centre.
+
+    By convolution with Keys' kernel (1981) at a = -0.75; beyond the image, its last element goes on.
+    """
+    rows = numpy.zeros((new, old))
+    for i in range(new):
+        place = (i + centre) * ratio - centre
+        low = math.floor(place)
+        for neighbour in range(low - 1, low + 3):
+            distance = abs(place - neighbour)
+            near = (1.25 * distance - 2.25) * distance**2 + 1.0
+            far = -0.75 * (((distance - 5.0) * distance + 8.0) * distance - 4.0)
+            rows[i, min(max(neighbour, 0), old - 1)] += near if distance <= 1.0 else far
     return rows
 
 
