@@ -78,6 +78,41 @@ SPELLINGS = {
     "expand": (lambda a: paddle.expand(a, [4, -1, 3]), [x(2, 1)]),
     "tile": (lambda a: paddle.tile(a, [2, 1, 3]), [x(2, 3)]),
     "repeat_interleave": (lambda a: paddle.repeat_interleave(a, 2, axis=1), [x(2, 3, 4)]),
+    "shuffles": (
+        lambda a: [
+            function(each, factor, layout)
+            for layout, each in (("NCHW", a), ("NHWC", a.transpose([0, 2, 3, 1])))
+            for function, factor in (
+                (functional.pixel_shuffle, 2),
+                (functional.pixel_unshuffle, 3),
+                (functional.channel_shuffle, 4),
+            )
+        ],
+        [x(2, 8, 6, 9)],
+    ),
+    "matrices of known numbers": (
+        lambda a: (
+            a + paddle.eye(3, 4),
+            a @ paddle.eye(4),
+            a + paddle.linspace(-1.0, 0.5, 4),
+            a * paddle.linspace(2, 3, 1),
+        ),
+        [x(3, 4)],
+    ),
+    "Fourier transforms": (
+        lambda a: [
+            part
+            for norm in ("backward", "ortho", "forward")
+            for y in (
+                paddle.fft.fft(paddle.fft.fft(a, axis=-1, norm=norm), axis=1, norm=norm),
+                paddle.fft.rfft2(a, norm=norm),
+                paddle.fft.ifftn(a, norm=norm),
+                paddle.fft.ifft(paddle.complex(a, a * 2.0), axis=1, norm=norm),
+            )
+            for part in (paddle.real(y), paddle.imag(y))
+        ],
+        [x(2, 3, 4)],
+    ),
     "numbers of elements": (lambda a: a * paddle.numel(a).astype("float32"), [x(2, 3)]),
     "infinite numbers": (
         lambda a: (

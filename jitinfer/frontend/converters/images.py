@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from jitinfer.frontend.converters.convolution import sides
+from jitinfer.frontend.converters.convolution import as_given, channels_second, sides
 from jitinfer.frontend.converters.registry import PirOp, converter, known_integers, supported
 from jitinfer.graph import Constant, ops
 from jitinfer.graph.types import numpy_dtype
@@ -84,6 +84,36 @@ def mixed(importer: Importer, x: Any, rows: Array, columns: Array) -> Any:
         importer.apply("constant", value=Constant(each.astype(numpy_dtype(x.dtype)))) for each in (rows, columns)
     )
     return ops.matmul(ops.matmul(by_rows, x), by_columns, transpose_y=True)
+
+
+@converter("pixel_shuffle")
+def pixel_shuffle(importer: Importer, op: PirOp, x: Any) -> Any:
+    """[N, C r r, H, W] -> [N, C, H r, W r]"""
+    factor = op.attributes["upscale_factor"]
+    batch, channels, height, width = channels_second(op, x).shape
+    apart = (batch, channels // factor**2, factor, factor, height, width)
+    y = ops.transpose(ops.reshape(channels_second(op, x), shape=apart), permutation=(0, 1, 4, 2, 5, 3))
+    return as_given(op, ops.reshape(y, shape=(batch, apart[1], height * factor, width * factor)))
+
+
+@converter("pixel_unshuffle")
+def pixel_unshuffle(importer: Importer, op: PirOp, x: Any) -> Any:
+    """[N, C, H r, W r] -> [N, C r r, H, W]"""
+    factor = op.attributes["downscale_factor"]
+    batch, channels, height, width = channels_second(op, x).shape
+    apart = (batch, channels, height // factor, factor, width // factor, factor)
+    y = ops.transpose(ops.reshape(channels_second(op, x), shape=apart), permutation=(0, 1, 3, 5, 2, 4))
+    return as_given(op, ops.reshape(y, shape=(batch, channels * factor**2, apart[2], apart[4])))
+
+
+@converter("channel_shuffle")
+def channel_shuffle(importer: Importer, op: PirOp, x: Any) -> Any:
+    """The first channels of all groups, then the second ones, and so on."""
+    groups = op.attributes["groups"]
+    batch, channels, *image = channels_second(op, x).shape
+    y = ops.reshape(channels_second(op, x), shape=(batch, groups, channels // groups, *image))
+    y = ops.transpose(y, permutation=(0, 2, 1, 3, 4))
+    return as_given(op, ops.reshape(y, shape=(batch, channels, *image)))
 
 
 @converter("nearest_interp")
