@@ -82,8 +82,8 @@ def linspace(importer: Importer, op: PirOp, start: Any, stop: Any, count: Any) -
     supported(op.attributes["dtype"] in FLOATING, "steps of integers")
     assert first is not None
     assert last is not None
-    places = numpy.linspace(first.item(), last.item(), *known_integers(importer, count))
-    return importer.builder.constant(places, op.attributes["dtype"])
+    (number,) = known_integers(importer, count)
+    return importer.builder.constant(numpy.linspace(first.item(), last.item(), number), op.attributes["dtype"])
 
 
 @converter("numel")
