@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ON_COMPLEX: dict[str, Converter] = {}
 """As CONVERTERS, for operators with a complex operand; its converters are given every tensor as a `Complex`."""
 
-_EACH_PART = (
+EACH_PART = (
     "reshape transpose squeeze unsqueeze flatten slice strided_slice split split_with_num unbind unstack concat stack "
     "expand tile repeat_interleave gather gather_nd index_select flip roll assign share_data"
 )
@@ -66,7 +66,7 @@ def convert_complex(importer: Importer, op: PirOp, operands: Sequence[Any]) -> A
     name = op.name.rstrip("_")
     if name in ON_COMPLEX:
         return ON_COMPLEX[name](importer, op, *map(parts, operands))
-    supported(name.removeprefix("pd_op.") in _EACH_PART.split(), "complex operands")
+    supported(name.removeprefix("pd_op.") in EACH_PART.split(), "complex operands")
 
     def taken(operand: Any, part: str) -> Any:
         if isinstance(operand, list) and is_complex(operand):
