@@ -352,14 +352,24 @@ def test_dynamic_dims_are_filled_in():
         numpy.testing.assert_allclose(result, array.reshape(-1, 4).sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_a_converter_that_gives_up_leaves_nothing_behind(monkeypatch):
+def test_results_that_a_converter_does_not_compute_are_left_to_paddle():
+    found = imported(lambda a: functional.max_pool2d(a, 2, return_mask=True), {"a": x(1, 2, 4, 4)})
+    assert found.opaque == {"pd_op.max_pool2d_with_index"}
+    assert [value.shape for value in found.graph.outputs] == [(1, 2, 2, 2)] * 2
+    assert not imported(lambda a: functional.max_pool2d(a, 2, return_mask=True)[0], {"a": x(1, 2, 4, 4)}).opaque
+
+
+@pytest.mark.parametrize(
+    "reason", [UnsupportedForm("this form"), ZeroDivisionError(), OverflowError(), IndexError(), AttributeError()]
+)
+def test_a_converter_that_gives_up_leaves_nothing_behind(monkeypatch, reason):
     """Not even in what the importer knows of shapes that come later."""
 
     def gives_up(importer, op, tensor):
         for _ in range(9):
             tensor = tensor + 1.0
         assert importer.known(tensor) is None
-        raise UnsupportedForm("this form")
+        raise reason
 
     monkeypatch.setitem(CONVERTERS, "pd_op.inverse", gives_up)
 

@@ -88,8 +88,6 @@ def variable_length_memory_efficient_attention(
     places = importer.builder.constant(numpy.arange(keys), key_lengths.dtype)
     visible = ops.less(places, ops.reshape(key_lengths, shape=(batch, 1, 1, 1)))
     if mask is not None:
-        if mask.shape[-1] != keys or mask.shape[2] not in (1, q.shape[2]):
-            mask = cut(cut(mask, 3, 0, keys), 2, 0, q.shape[2])
         visible = ops.where(visible, mask, importer.builder.constant(-numpy.inf, mask.dtype))
     q, k, v = (ops.transpose(each, permutation=_TURNED) for each in (q, k, v))
     return ops.transpose(attended(op, q, k, v, visible, op.attributes["scale"]), permutation=_TURNED)
