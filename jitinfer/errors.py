@@ -43,6 +43,22 @@ class EngineUnavailableError(EngineError):
     """The requested engine cannot run on this machine; the message names what is missing."""
 
 
+class KernelError(JitinferError):
+    """A kernel that cannot be compiled, or arguments that it cannot take; the message names kernel and target."""
+
+
+class UnsupportedOpError(KernelError):
+    """An op that no kernel can compute in this form; the message names the op, its types and the model's line."""
+
+
+class PlanError(JitinferError):
+    """A plan that does not fit together, or a file that is not a whole, undamaged plan."""
+
+
+class DeviceError(JitinferError):
+    """No usable CUDA device, or the driver refused or failed a call; the message names the step of the plan."""
+
+
 class VerificationError(JitinferError):
     """A compiled program's results differ from the dynamic function's."""
 

@@ -98,15 +98,21 @@ class FuseAdaptiveLayerNorm(RewritePass):
 
     def pattern(self, x: Any, weight: Any, bias: Any, scale: Any, shift: Any) -> Any:
         norm = ops.layer_norm(x, optional(weight), optional(bias), axes=1)
-        return norm * (1.0 + scale) + shift
+        factor = 1.0 + scale
+        return norm * either(factor, ops.reshape(factor, label="spread")) + shift
 
     def where(self, m: Match) -> bool:
         # The sum and the product must not have been wider than x: that would be another result.
-        widths = (m.scale.shape[-1:], m.shift.shape[-1:])
+        widths = (self._scale_shape(m)[-1:], m.shift.shape[-1:])
         return all(width == m.x.shape[-1:] for width in widths) and m.x.type == m.nodes[0].output.type
 
     def replace(self, m: Match) -> Any:
-        return ops.adaptive_layer_norm(m.x, m.scale, m.shift, m.weight, m.bias, epsilon=m.layer_norm.epsilon)
+        scale = m.scale if m.spread is None else ops.reshape(m.scale, shape=self._scale_shape(m))
+        return ops.adaptive_layer_norm(m.x, scale, m.shift, m.weight, m.bias, epsilon=m.layer_norm.epsilon)
+
+    def _scale_shape(self, m: Match) -> tuple[int, ...]:
+        shape: tuple[int, ...] = m.scale.shape if m.spread is None else m.spread.output.shape
+        return shape
 
 
 @graph_pass("fuse_gated_residual_norm")

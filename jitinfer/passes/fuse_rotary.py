@@ -81,6 +81,25 @@ class FuseRotaryPairs(RewritePass):
         return ops.reshape(turned, shape=m.x.shape)
 
 
+@graph_pass("fuse_rotary_partial")
+class FuseRotaryPartial(RewritePass):
+    """concat(rotary(x[..., :r], cos, sin), x[..., r:])  ->  rotary(x, cos, sin, rotary_dim=r)
+
+    Only the first elements of a head are turned; GPT-NeoX, Black et al., 2022.
+    """
+
+    def pattern(self, x: Any, cos: Any, sin: Any) -> Any:
+        return ops.concat(ops.rotary(ops.slice(x, label="first"), cos, sin, rotary_dim=0), ops.slice(x, label="rest"))
+
+    def where(self, m: Match) -> bool:
+        shape, width = m.x.shape, m.first.output.shape[-1]
+        along_last = m.concat.axis % len(shape) == len(shape) - 1
+        return along_last and _is_part(m.first, shape, 0, width) and _is_part(m.rest, shape, width, shape[-1])
+
+    def replace(self, m: Match) -> Any:
+        return ops.rotary(m.x, m.cos, m.sin, style=m.rotary.style, rotary_dim=m.first.output.shape[-1])
+
+
 def _each_twice(angles: Any) -> Any:
     """[..., h] -> [..., 2 h]"""
     single = ops.reshape(angles, shape=(*angles.shape, 1))
@@ -106,6 +125,10 @@ def _of_two_parts(m: Match, first: Sequence[Node], second: Sequence[Node]) -> bo
 def _is_half(node: Node, shape: tuple[int, ...], number: int) -> bool:
     """Whether a slice is half 0 or 1 of the last axis, all else whole."""
     width = shape[-1] // 2
-    starts = (*[0] * (len(shape) - 1), number * width)
-    stops = (*shape[:-1], (number + 1) * width)
-    return shape[-1] % 2 == 0 and (node.starts, node.stops) == (starts, stops) and set(node.steps) == {1}
+    return shape[-1] % 2 == 0 and _is_part(node, shape, number * width, (number + 1) * width)
+
+
+def _is_part(node: Node, shape: tuple[int, ...], start: int, stop: int) -> bool:
+    """Whether a slice is these elements of the last axis, all else whole."""
+    starts, stops = (*[0] * (len(shape) - 1), start), (*shape[:-1], stop)
+    return (node.starts, node.stops) == (starts, stops) and set(node.steps) == {1}

@@ -9,10 +9,10 @@ from jitinfer.graph import ops
 from jitinfer.graph.builder import Tensor
 from jitinfer.passes.editor import Editor
 from jitinfer.passes.rewrite import GraphPass, graph_pass
-from jitinfer.passes.weight_prologue import weight_nodes
+from jitinfer.passes.weight_prologue import weight_values
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Set
 
     from jitinfer.graph.graph import Graph
     from jitinfer.graph.node import Node, Value
@@ -27,10 +27,10 @@ class MergeLinear(GraphPass):
     """
 
     def run(self, graph: Graph) -> tuple[Graph, int]:
-        fixed = {*graph.parameters, *(value for node in weight_nodes(graph) for value in node.outputs)}
+        fixed = weight_values(graph)
         groups: dict[Hashable, list[Node]] = defaultdict(list)
         for node in graph.nodes:
-            if _mergeable(node, fixed):
+            if mergeable(node, fixed):
                 form = (node.operand("x"), node.operand("bias") is None, tuple(node.attributes.values()))
                 groups[form].append(node)
         editor = Editor(graph)
@@ -62,7 +62,7 @@ class MergeLinear(GraphPass):
             start = end
 
 
-def _mergeable(node: Node, fixed: set[Value]) -> bool:
+def mergeable(node: Node, fixed: Set[Value]) -> bool:
     """Whether it is a product with one matrix, and weight and bias are among the values in `fixed`."""
     if node.op.name != "linear" or not node.plain:
         return False

@@ -29,6 +29,11 @@ def weight_nodes(graph: Graph) -> list[Node]:
     return found
 
 
+def weight_values(graph: Graph) -> set[Value]:
+    """The weights, and what depends on them alone."""
+    return {*graph.parameters, *(value for node in weight_nodes(graph) for value in node.outputs)}
+
+
 @graph_pass("weight_prologue")
 class WeightPrologue(GraphPass):
     """The graph's parameters become the results of a second graph, whose inputs are the weights.

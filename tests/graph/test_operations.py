@@ -394,6 +394,14 @@ def test_rotary_turns_pairs_by_their_angles(style):
     agrees("rotary", expected, x, cos, sin, style=style)
 
 
+@pytest.mark.parametrize("style", ["half", "interleaved"])
+def test_rotary_turns_the_first_elements(style):
+    x, cos, sin = normal(2, 5, 8), normal(5, 6), normal(5, 6)
+    (whole,) = result("rotary", x[..., :6], cos, sin, style=style)
+    (actual,) = result("rotary", x, cos, sin, style=style, rotary_dim=6)
+    numpy.testing.assert_array_equal(actual, numpy.concatenate([whole, x[..., 6:]], -1))
+
+
 def test_an_opaque_op_says_that_it_has_no_reference():
     builder = Builder()
     y = ops.paddle(builder.input("x", (3,)), operator="pd_op.unique", types=(((2,), "float32"),))
@@ -442,6 +450,24 @@ def test_a_loop_carries_its_values():
     arrays = numpy.array([True]), 0 * one, x, one, 5 * one
     agrees("while_loop", (5 * one, 32 * x), *arrays, body=graph, carried=2)
     agrees("while_loop", (0 * one, x), numpy.array([False]), *arrays[1:], body=graph, carried=2)
+
+
+def test_a_group_evaluates_its_body():
+    kinds = ((2, 3), "float64"), ((3,), "float64")
+    body = branch(lambda x, y: (x + y, ops.sum(x * y, axes=(1,), keepdims=True)), *kinds)
+    x, y = normal(2, 3), normal(3)
+    agrees("group", (x + y, (x * y).sum(1, keepdims=True)), x, y, body=body)
+
+
+def test_a_group_refuses_operands_that_are_not_its_body_s():
+    builder = Builder()
+    x = builder.input("x", (2, 3))
+    with pytest.raises(GraphError, match="does not take its operands"):
+        ops.group(x, body=branch(lambda x: (ops.silu(x),), ((3, 2), "float32")))
+    inner = Builder()
+    weighted = inner.build(inner.input("x", (2, 3)) + inner.parameter("w", (3,)))
+    with pytest.raises(GraphError, match="its body has weights"):
+        ops.group(x, body=weighted)
 
 
 def test_a_loop_refuses_a_body_that_changes_types():

@@ -115,6 +115,20 @@ class TestAdaptiveLayerNorm(PassTest):
         assert after.nodes[0].epsilon == 1e-6
         assert after.nodes[0].inputs[1].name == "scale"
 
+    @pytest.mark.parametrize("affine", [False, True])
+    def test_a_scale_spread_after_the_one_was_added(self, affine):
+        builder = Builder()
+        x, scale, shift = builder.input("x", (2, 5, 8)), builder.input("a", (2, 8)), builder.input("b", (2, 1, 8))
+        extra = (builder.parameter("w", (8,)), builder.parameter("c", (8,))) if affine else ()
+        factor = ops.reshape(scale + 1.0, shape=(2, 1, 8))
+        graph = builder.build(ops.layer_norm(x, *extra) * factor + shift)
+        self.becomes(graph, {"reshape": 1, "adaptive_layer_norm": 1})
+
+    def test_not_where_a_spread_scale_is_narrower(self):
+        builder = Builder()
+        x, scale, shift = builder.input("x", (2, 4, 8)), builder.input("a", (2, 4)), builder.input("b", (2, 1, 8))
+        self.stays(builder.build(ops.layer_norm(x) * ops.reshape(1.0 + scale, shape=(2, 4, 1)) + shift))
+
     def test_not_without_the_one(self):
         builder = Builder()
         x, scale, shift = builder.input("x", (2, 5, 8)), builder.input("a", (2, 1, 8)), builder.input("b", (2, 1, 8))

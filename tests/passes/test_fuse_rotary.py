@@ -82,3 +82,27 @@ class TestFuseRotaryPairs(PassTest):
     @pytest.mark.parametrize("changes", [{"crossed": True}, {"first": 1}, {"angles": (1, 5, 1, 1)}])
     def test_it_stays(self, changes):
         self.stays(self.graph(**changes))
+
+
+class TestFuseRotaryPartial(PassTest):
+    passes = ("fuse_rotary_partial",)
+
+    def graph(self, *, first=(0, 4), rest=(4, 8), axis=3, swapped=False, of_another=False):
+        builder = Builder()
+        x, y = builder.input("x", (2, 5, 3, 8)), builder.input("y", (2, 5, 3, 8))
+        cos, sin = (builder.parameter(name, (5, 1, first[1] - first[0])) for name in ("cos", "sin"))
+        turned = ops.rotary(part(x, *first), cos, sin, style="interleaved")
+        parts = [turned, part(y if of_another else x, *rest)]
+        return builder.build(ops.concat(*(parts[::-1] if swapped else parts), axis=axis))
+
+    @pytest.mark.parametrize("width", [2, 4, 6])
+    def test_it_fires(self, width):
+        after = self.becomes(self.graph(first=(0, width), rest=(width, 8)), {"rotary": 1})
+        assert (after.nodes[0].rotary_dim, after.nodes[0].style) == (width, "interleaved")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"first": (2, 6)}, {"rest": (5, 8)}, {"rest": (0, 4)}, {"axis": 2}, {"swapped": True}, {"of_another": True}],
+    )
+    def test_it_stays(self, changes):
+        self.stays(self.graph(**changes))

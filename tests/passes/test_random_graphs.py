@@ -174,8 +174,12 @@ class Writer:
     def rotary(self):
         x = self.one_of([each for each in self.tensors if each.shape[-1] % 2 == 0])
         half = x.shape[-1] // 2
-        form = self.one_of(["half", "halves", "pairs"])
+        form = self.one_of(["half", "halves", "pairs", "partial"])
         axis = len(x.shape) - 1
+        if form == "partial":
+            width = max(half // 2 * 2, 2)
+            turned = ops.rotary(_part(x, 0, width), self.weight((width,)), self.weight((width,)))
+            return ops.concat(turned, _part(x, width, 2 * half), axis=axis)
         if form == "half":
             turned = ops.concat(_part(x, half, 2 * half) * -1.0, _part(x, 0, half), axis=axis)
             return x * self.weight(x.shape[-1:]) + turned * self.weight(x.shape[-1:])
@@ -187,6 +191,26 @@ class Writer:
         a, b = (ops.reshape(_part(pairs, i, i + 1), shape=pairs.shape[:-1]) for i in range(2))
         parts = (ops.reshape(each, shape=(*a.shape, 1)) for each in (a * cos - b * sin, a * sin + b * cos))
         return ops.reshape(ops.concat(*parts, axis=axis + 1), shape=x.shape)
+
+    def embedders(self):
+        """Blocks that embed one tensor by weights of their own, each for its own use."""
+        x = self.any(2)
+        activation = self.one_of(ACTIVATIONS)
+        for _ in range(self.one_of([2, 3])):
+            hidden = getattr(ops, activation)(ops.matmul(x, self.weight((x.shape[-1], 4))) + self.weight((4,)))
+            self.tensors.append(ops.matmul(hidden, self.weight((4, self.one_of([8, 8, 6])))))
+        return self.arithmetic()
+
+    def joint(self):
+        """Parts of two streams, joined part by part."""
+        x = self.any(2)
+        if len(x.shape) != 3 or x.shape[-1] < 2:
+            return self.activation()
+        y = self.one_of([x, ops.silu(x)])
+        half = x.shape[-1] // 2
+        bounds = self.one_of([[(0, half), (half, x.shape[-1])], [(0, half), (0, half)]])
+        first, second = (ops.concat(_part(x, *bound), _part(y, *bound), axis=1) for bound in bounds)
+        return first * second
 
     def of_weights(self):
         a = self.weight((4, 8))

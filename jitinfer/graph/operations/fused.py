@@ -116,29 +116,34 @@ class Swiglu(Op):
 
 
 class Rotary(Op):
-    """x * cos + turned(x) * sin; Su et al., 2021.
+    """x * cos + turned(x) * sin, on the first `rotary_dim` elements of the last axis (0: all); Su et al., 2021.
 
-    turned(x): of each pair (a, b), (-b, a). The pairs are neighbours ("interleaved"), or as far apart as half of the
-    last axis ("half").
+    turned(x): of each pair (a, b), (-b, a). The pairs are neighbours ("interleaved"), or as far apart as half of what
+    is turned ("half"). The elements behind stay as they are (Black et al., 2022, GPT-NeoX).
     """
 
     name = "rotary"
     kind = Kind.POINTWISE
     strided = True
 
-    def infer(self, x: TensorType, cos: TensorType, sin: TensorType, *, style: str = "half") -> TensorType:
+    def infer(
+        self, x: TensorType, cos: TensorType, sin: TensorType, *, style: str = "half", rotary_dim: int = 0
+    ) -> TensorType:
         require(style in ("half", "interleaved"), f"there is no style {style!r}")
-        require(x.rank > 0 and x.shape[-1] % 2 == 0, "its last axis has no pairs")
-        _modulation(x, cos=cos, sin=sin)
+        require(x.rank > 0 and 0 <= rotary_dim <= x.shape[-1], f"its last axis has no {rotary_dim} elements")
+        turned = rotary_dim or x.shape[-1]
+        require(turned % 2 == 0, "its last axis has no pairs")
+        _modulation(x.with_shape((*x.shape[:-1], turned)), cos=cos, sin=sin)
         return x
 
-    def evaluate(self, x: Array, cos: Array, sin: Array, *, style: str) -> Array:
+    def evaluate(self, x: Array, cos: Array, sin: Array, *, style: str, rotary_dim: int) -> Array:
+        x, rest = numpy.split(x, [rotary_dim or x.shape[-1]], axis=-1)
         if style == "half":
             first, second = numpy.split(x, 2, axis=-1)
             turned = numpy.concatenate([-second, first], axis=-1)
         else:
             turned = numpy.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
-        return x * cos + turned * sin
+        return numpy.concatenate([x * cos + turned * sin, rest], axis=-1)
 
 
 class TimestepEmbedding(Op):

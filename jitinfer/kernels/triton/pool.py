@@ -1,0 +1,143 @@
+"""Processes that compile, side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, TYPE_CHECKING, Any
+
+from jitinfer.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.cache import JSON
+
+TIME_LIMIT = 300.0
+"""Seconds for one kernel; then its process is ended, and the kernel has failed."""
+
+Answer = dict[str, Any]
+
+
+class WorkerPool:
+    """At most `size` processes, started when there is work for them, reused, and ended with this object.
+
+    They are new Python processes, never forks: this one may hold CUDA, locks and threads.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size or available_cores()
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._alive: list[_Worker] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _end, self._alive)
+
+    def map(self, requests: Sequence[dict[str, JSON]]) -> list[Answer]:
+        """One answer for each request, in their order; {"error": why} for one that failed."""
+        if not requests:
+            return []
+        with ThreadPoolExecutor(min(self.size, len(requests)), "jitinfer-compile") as threads:
+            return list(threads.map(self._answer, requests))
+
+    def close(self) -> None:
+        """Ends the processes; the next `map` starts others. Idempotent."""
+        with self._lock:
+            _end(self._alive)
+            self._idle = queue.LifoQueue()
+
+    def _answer(self, request: dict[str, JSON]) -> Answer:
+        try:
+            worker = self._take()
+        except (OSError, KernelError) as error:
+            return {"error": f"no process could be started to compile: {error}"}
+        answer = worker.ask(request)
+        if worker.lost:
+            with self._lock:
+                if worker in self._alive:
+                    self._alive.remove(worker)
+        else:
+            self._idle.put(worker)
+        return answer
+
+    def _take(self) -> _Worker:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            worker = _Worker()
+            with self._lock:
+                self._alive.append(worker)
+            return worker
+
+
+class _Worker:
+    def __init__(self) -> None:
+        if not sys.executable:
+            raise KernelError("this program does not know its Python interpreter")
+        code = "from jitinfer.kernels.triton.worker import main; main()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            text=True,
+            encoding="utf-8",
+        )
+        self.lost = False
+
+    def ask(self, request: dict[str, JSON]) -> Answer:
+        watch = threading.Timer(TIME_LIMIT, self._process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            stdin, stdout = self._streams()
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            watch.cancel()
+        if line.endswith("\n"):
+            answer: Answer = json.loads(line)
+            return answer
+        self.end()
+        return {"error": f"the process that compiled it ended with code {self._process.returncode}"}
+
+    def end(self) -> None:
+        self.lost = True
+        self._process.kill()
+        self._process.wait()
+        for stream in self._streams():
+            with_suppressed_close(stream)
+
+    def _streams(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+
+def with_suppressed_close(stream: IO[str]) -> None:
+    """Closing flushes, which fails when the reader is gone."""
+    try:
+        stream.close()
+    except OSError:
+        return
+
+
+def _end(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().end()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,78 @@
+"""The child process of the compiler: Triton's IR in, machine code out, one JSON line each, until its input ends.
+
+In a process of its own, since LLVM ends the process that it cannot go on in, and ptxas's failures are printed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+METADATA = (
+    "name",
+    "num_warps",
+    "shared",
+    "global_scratch_size",
+    "global_scratch_align",
+    "profile_scratch_size",
+    "tensordesc_meta",
+)
+
+
+def main() -> None:
+    """Answers requests on standard input; whatever else prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = machine_code(request["ir"], request["capability"], request["options"])
+        except Exception as error:  # noqa: BLE001 (every failure is an answer)
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def machine_code(text: str, capability: int, options: dict[str, Any]) -> dict[str, Any]:
+    """metadata of the kernel, its code in base 64, and whether it waits for the kernels before it."""
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget, Language
+    from triton.compiler import make_backend
+
+    backend = make_backend(GPUTarget("cuda", capability, 32))
+    parsed = backend.parse_options(dict(options))
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, parsed, Language.TRITON)
+    module = _parse(text, context)
+    metadata: dict[str, Any] = {}
+    waits = False
+    for name, stage in stages.items():
+        module = stage(module, metadata)
+        waits = waits or (name == "ptx" and "griddepcontrol.wait" in module)
+    described = {name: metadata[name] for name in METADATA if name in metadata}
+    return {
+        "cubin": base64.b64encode(module).decode(),
+        "metadata": {**described, "num_ctas": parsed.num_ctas, "waits": waits},
+    }
+
+
+def _parse(text: str, context: Any) -> Any:
+    from triton._C.libtriton import ir
+
+    with tempfile.NamedTemporaryFile("w", suffix=".ttir") as file:
+        file.write(text)
+        file.flush()
+        module = ir.parse_mlir_module(file.name, context)
+    module.context = context
+    return module
+
+
+if __name__ == "__main__":
+    main()

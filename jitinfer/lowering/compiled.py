@@ -1,0 +1,60 @@
+"""A graph with its prologue -> a model that a device can run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from jitinfer.graph.graph import Graph
+from jitinfer.graph.node import Value
+from jitinfer.lowering.lower import Lowered, lower
+from jitinfer.lowering.prologue import pieces
+from jitinfer.runtime.model import Model, Stage
+
+if TYPE_CHECKING:
+    from jitinfer.kernels.target import Target
+    from jitinfer.lowering.choice import Chooser
+    from jitinfer.runtime.plan import Plan
+
+
+def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model, Lowered]:
+    """The model of a graph after its passes, and how its main plan came about.
+
+    Raises UnsupportedOpError for a node that no kernel can compute, KernelError for one of which nothing compiles.
+    """
+    lowered = lower(graph, target, chooser)
+    needed = {buffer.name for buffer in lowered.plan.weights}
+    assert needed == {value.name for value in graph.parameters}
+    found = pieces(graph)
+    plans: dict[str, int] = {}
+    made: list[Plan] = []
+    stages = []
+    for piece in found.computed:
+        form = piece.graph.hash
+        if form not in plans:
+            plans[form] = len(made)
+            made.append(lower(_with_plain_names(piece.graph), target, chooser).plan)
+        results = tuple(graph.parameters[i].name for i in piece.parameters)
+        stages.append(Stage(plans[form], piece.weights, results))
+    direct = tuple((weight, graph.parameters[i].name) for weight, i in found.direct)
+    model = Model(lowered.plan, tuple(value.type for value in graph.weights), direct, tuple(stages), tuple(made))
+    return model, lowered
+
+
+def _with_plain_names(graph: Graph) -> Graph:
+    """The same graph with names of its own: one plan serves all pieces of its form."""
+    names: dict[Value, Value] = {}
+
+    def renamed(value: Value) -> Value:
+        return names.setdefault(value, Value(value.type, f"v_{len(names)}"))
+
+    inputs = tuple(map(renamed, graph.inputs))
+    nodes = tuple(
+        dataclasses.replace(
+            node,
+            inputs=tuple(None if value is None else renamed(value) for value in node.inputs),
+            outputs=tuple(map(renamed, node.outputs)),
+        )
+        for node in graph.nodes
+    )
+    return Graph(inputs, (), nodes, tuple(map(renamed, graph.outputs)))

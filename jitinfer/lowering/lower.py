@@ -1,0 +1,157 @@
+"""A graph -> a plan: kernels for its nodes, and memory for its values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy
+
+from jitinfer.graph.evaluation import evaluate_node
+from jitinfer.graph.node import Constant
+from jitinfer.graph.op import Kind
+from jitinfer.kernels.assembly import assemble, scratch_bytes
+from jitinfer.kernels.family import WORKSPACE, input_name, output_name
+from jitinfer.lowering.placement import Lifetime, place
+from jitinfer.lowering.work import copy_node, kernel_nodes
+from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.graph import Graph
+    from jitinfer.graph.node import Node, Value
+    from jitinfer.kernels.target import Target
+    from jitinfer.lowering.choice import Choice, Chooser
+    from jitinfer.runtime.plan import Kernel, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A plan, and how it came about.
+
+    work: the nodes in the order of the plan's steps, each with its kernels; lower_bound: bytes that the busiest step
+    needs of the arena, to compare `plan.arena_bytes` with.
+    """
+
+    plan: Plan
+    work: tuple[tuple[Node, Choice], ...]
+    lower_bound: int
+
+
+def lower(graph: Graph, target: Target, chooser: Chooser) -> Lowered:
+    """The plan of a graph, whose parameters become weights of their names; a prologue is a graph of its own.
+
+    Raises UnsupportedOpError for a node that no family of kernels can compute, KernelError for one of which nothing
+    compiles.
+    """
+    nodes = kernel_nodes(graph, target)
+    memory = _Memory(graph, nodes)
+    nodes += memory.copies
+    choices = chooser.choose(nodes)
+    return memory.plan(target, list(zip(nodes, choices, strict=True)))
+
+
+class _Memory:
+    """The buffers of a graph's values, under the values' names."""
+
+    def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
+        self._graph = graph
+        self._constants = _constants(graph, nodes)
+        given = {*graph.inputs, *graph.parameters, *self._constants}
+        self.outputs: list[str] = []
+        self.copies: list[Node] = []
+        """Nodes that put what the graph is given where it gives it back."""
+        taken: dict[Value, str] = {}
+        names = {value.name for node in nodes for value in node.outputs} | {value.name for value in given}
+        self._results: dict[Value, str] = taken
+        for number, value in enumerate(graph.outputs):
+            if value in given:
+                copied = type(value)(value.type, _unused(f"result_{number}", names))
+                self.copies.append(copy_node(value, copied))
+                value = copied
+            taken[value] = value.name
+            self.outputs.append(value.name)
+
+    def plan(self, target: Target, work: list[tuple[Node, Choice]]) -> Lowered:
+        lifetimes, workspaces = self._lifetimes(work)
+        placement = place(lifetimes)
+        buffers = self._interface()
+        buffers += [Buffer(each.name, each.nbytes, "arena", offset=placement.offsets[each.name]) for each in lifetimes]
+        steps: list[Step] = []
+        kernels: dict[str, Kernel] = {}
+        for position, (node, choice) in enumerate(work):
+            places = _places(node)
+            if position in workspaces:
+                places[WORKSPACE] = Pointer(workspaces[position])
+            steps += assemble(node, choice.candidate, choice.kernels, places)
+            kernels.update((kernel.digest, kernel) for kernel in choice.kernels)
+        plan = Plan(
+            target=target.compute_capability,
+            arena_bytes=placement.nbytes,
+            buffers=tuple(buffers),
+            steps=tuple(steps),
+            kernels=tuple(kernels.values()),
+            inputs=tuple(value.name for value in self._graph.inputs),
+            outputs=tuple(self.outputs),
+            constants=tuple((value.name, constant.little_endian) for value, constant in self._constants.items()),
+        )
+        return Lowered(plan, tuple(work), placement.lower_bound)
+
+    def _interface(self) -> list[Buffer]:
+        """What has a place outside of the arena."""
+        placed = [(value, "input") for value in self._graph.inputs]
+        placed += [(value, "weight") for value in self._graph.parameters]
+        placed += [(value, "constant") for value in self._constants]
+        placed += [(value, "output") for value in self._results]
+        return [Buffer(v.name, v.type.nbytes, where, shape=v.shape, dtype=v.dtype) for v, where in placed]
+
+    def _lifetimes(self, work: list[tuple[Node, Choice]]) -> tuple[list[Lifetime], dict[int, str]]:
+        """Those of all values in the arena and of the workspaces, and the latter's names by step."""
+        first: dict[Value, int] = {}
+        last: dict[Value, int] = {}
+        for position, (node, _) in enumerate(work):
+            for value in node.outputs:
+                first.setdefault(value, position)
+                last[value] = position
+            last.update((value, position) for value in node.inputs if value is not None)
+        found = [
+            Lifetime(value.name, value.type.nbytes, start, last[value])
+            for value, start in first.items()
+            if value not in self._results
+        ]
+        names = {value.name for value in (*first, *last)}
+        workspaces: dict[int, str] = {}
+        for position, (_, choice) in enumerate(work):
+            nbytes = aligned(choice.candidate.workspace_bytes) + scratch_bytes(choice.candidate, choice.kernels)
+            if nbytes:
+                workspaces[position] = _unused(f"workspace_{position}", names)
+                found.append(Lifetime(workspaces[position], nbytes, position, position))
+        return found, workspaces
+
+
+def _places(node: Node) -> dict[str, Pointer]:
+    """Where a candidate for `node` finds its operands, and puts its results."""
+    places = {input_name(i): Pointer(value.name) for i, value in enumerate(node.inputs) if value is not None}
+    places.update((output_name(i), Pointer(value.name)) for i, value in enumerate(node.outputs))
+    return places
+
+
+def _constants(graph: Graph, nodes: Sequence[Node]) -> dict[Value, Constant]:
+    """What is read, or given back, of values that are made from attributes alone."""
+    read = {value for node in nodes for value in node.inputs} | {*graph.outputs}
+    found = {}
+    for node in graph.nodes:
+        if node.op.kind is Kind.CREATION:
+            for value, array in zip(node.outputs, evaluate_node(node, []), strict=True):
+                if value in read:
+                    found[value] = Constant(numpy.asarray(array))
+    return found
+
+
+def _unused(stem: str, names: set[str]) -> str:
+    name = stem
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name

@@ -1,0 +1,83 @@
+"""One node several times over, each time on other memory: what a device does with it when nothing is in its cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from jitinfer.graph.types import FLOATING, TensorType, numpy_dtype
+from jitinfer.kernels.assembly import assemble, scratch_bytes
+from jitinfer.kernels.family import WORKSPACE, input_name, output_name
+from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
+from jitinfer.runtime.weights import Weights
+
+if TYPE_CHECKING:
+    from jitinfer.graph.node import Node, Value
+    from jitinfer.kernels.target import Target
+    from jitinfer.lowering.choice import Choice
+    from jitinfer.runtime.device import Device
+    from jitinfer.runtime.plan import Step
+
+MOST_COPIES = 32
+_PATTERN = 1 << 20  # elements of random data, repeated over larger tensors
+
+
+class Rotation:
+    """`copies` of a node's operands and results, together more than twice the device's second-level cache."""
+
+    def __init__(self, node: Node, target: Target) -> None:
+        self.node = node
+        self._target = target
+        self._operands: dict[Value, str] = {}
+        for position, value in enumerate(node.inputs):
+            if value is not None:
+                self._operands.setdefault(value, input_name(position))
+        nbytes = sum(value.type.nbytes for value in (*self._operands, *dict.fromkeys(node.outputs)))
+        self.copies = max(2, min(MOST_COPIES, -(-2 * target.l2_bytes // max(nbytes, 1))))
+
+    def weights(self, device: Device) -> Weights:
+        """Random operands for all copies: normal where floating, else zeros and ones, which are valid indices."""
+        types = {f"{name}_{copy}": value.type for value, name in self._operands.items() for copy in range(self.copies)}
+        weights = Weights.reserved(types, device)
+        for value, name in self._operands.items():
+            array = _random(value.type)
+            for copy in range(self.copies):
+                weights.update(f"{name}_{copy}", array)
+        return weights
+
+    def plan(self, choice: Choice) -> Plan:
+        """The node once on each copy."""
+        node, end = self.node, 0
+        buffers: list[Buffer] = []
+        steps: list[Step] = []
+        extra = aligned(choice.candidate.workspace_bytes) + scratch_bytes(choice.candidate, choice.kernels)
+        for copy in range(self.copies):
+            places: dict[str, Pointer] = {}
+            for value, name in self._operands.items():
+                buffers.append(Buffer(f"{name}_{copy}", value.type.nbytes, "weight", 0, value.shape, value.dtype))
+            for position, read in enumerate(node.inputs):
+                if read is not None:
+                    places[input_name(position)] = Pointer(f"{self._operands[read]}_{copy}")
+            written: dict[Value, str] = {}
+            for position, value in enumerate(node.outputs):
+                name = written.setdefault(value, f"{output_name(position)}_{copy}")
+                places[output_name(position)] = Pointer(name)
+            sizes = [(name, value.type.nbytes) for value, name in written.items()]
+            for name, nbytes in [*sizes, (f"{WORKSPACE}_{copy}", extra)]:
+                buffers.append(Buffer(name, nbytes, "arena", end))
+                end += aligned(nbytes)
+            places[WORKSPACE] = Pointer(f"{WORKSPACE}_{copy}")
+            steps += assemble(node, choice.candidate, choice.kernels, places)
+        kernels = tuple({kernel.digest: kernel for kernel in choice.kernels}.values())
+        return Plan(self._target.compute_capability, end, tuple(buffers), tuple(steps), kernels, (), ())
+
+
+def _random(kind: TensorType) -> numpy.ndarray[Any, Any]:
+    generator = numpy.random.default_rng(0)
+    elements = min(max(kind.size, 1), _PATTERN)
+    if kind.dtype in FLOATING:
+        pattern = generator.standard_normal(elements, "float32").astype(numpy_dtype(kind.dtype))
+    else:
+        pattern = generator.integers(0, 2, elements).astype(numpy_dtype(kind.dtype))
+    return numpy.resize(pattern, kind.shape)

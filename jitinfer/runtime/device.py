@@ -1,0 +1,99 @@
+"""CUDA devices: what they are, and making one current."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.errors import DeviceError
+from jitinfer.runtime.driver import call, driver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Device:
+    """One CUDA device, by its number among those that the process may see. Sizes in bytes.
+
+    compute_capability: such as 90; shared_memory: what one thread block can have, when it asks for it.
+    """
+
+    index: int
+    name: str
+    compute_capability: int
+    sm_count: int
+    shared_memory: int
+    l2_bytes: int
+    memory_bytes: int
+    driver_version: int
+
+    @staticmethod
+    def of(index: int = 0) -> Device:
+        """Raises DeviceError where there is no driver, or no such device."""
+        count = device_count()
+        if not 0 <= index < count:
+            raise DeviceError(f"there is no CUDA device {index}: this process sees {count}")
+        return _device(index)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """This device's primary context, the one that CUDA's runtime and the frameworks use, current in this thread."""
+        context = _primary_context(self.index)
+        module = driver()
+        before = call("cuCtxGetCurrent")
+        if int(before) == int(context):
+            yield
+            return
+        call("cuCtxPushCurrent", context)
+        try:
+            yield
+        finally:
+            module.cuCtxPopCurrent()
+
+    def synchronize(self) -> None:
+        """Waits for all work on the device. Raises DeviceError where some of it failed."""
+        with self.current():
+            call("cuCtxSynchronize", step=f"work on {self.name}")
+
+
+def device_count() -> int:
+    """Raises DeviceError where there is no driver."""
+    return int(call("cuDeviceGetCount"))
+
+
+def device_problem() -> str | None:
+    """Why no CUDA device can be used; None where one can."""
+    try:
+        return None if device_count() else "this process sees no CUDA device"
+    except DeviceError as error:
+        return str(error)
+
+
+@cache
+def _device(index: int) -> Device:
+    kinds = driver().CUdevice_attribute
+    handle = call("cuDeviceGet", index)
+
+    def attribute(name: str) -> int:
+        return int(call("cuDeviceGetAttribute", getattr(kinds, "CU_DEVICE_ATTRIBUTE_" + name), handle))
+
+    name: bytes = call("cuDeviceGetName", 256, handle)
+    return Device(
+        index=index,
+        name=name.split(b"\0")[0].decode(),
+        compute_capability=10 * attribute("COMPUTE_CAPABILITY_MAJOR") + attribute("COMPUTE_CAPABILITY_MINOR"),
+        sm_count=attribute("MULTIPROCESSOR_COUNT"),
+        shared_memory=attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+        l2_bytes=attribute("L2_CACHE_SIZE"),
+        memory_bytes=int(call("cuDeviceTotalMem", handle)),
+        driver_version=int(call("cuDriverGetVersion")),
+    )
+
+
+@cache
+def _primary_context(index: int) -> Any:
+    """Retained for the life of the process: releasing it would end everyone's work on the device."""
+    return call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", index))

@@ -1,0 +1,52 @@
+"""How long a plan takes on a device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from jitinfer.runtime.driver import call
+from jitinfer.runtime.executor import Executor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.runtime.device import Device
+    from jitinfer.runtime.plan import Plan
+    from jitinfer.runtime.weights import Weights
+
+
+def microseconds(plan: Plan, weights: Weights, device: Device, *, seconds: float = 0.01, least: int = 5) -> float:
+    """The median time of a replay of a plan without inputs, by events on the device.
+
+    seconds: of measuring, after two replays to warm up; at least `least` replays. Raises DeviceError.
+    """
+    executor = Executor(plan, weights, device)
+    try:
+        with device.current():
+            return statistics.median(_times(executor, seconds, least))
+    finally:
+        executor.close()
+
+
+def _times(executor: Executor, seconds: float, least: int) -> Sequence[float]:
+    stream = call("cuStreamCreate", 1)
+    first, second = (call("cuEventCreate", 0) for _ in range(2))
+    try:
+        for _ in range(2):
+            executor.enqueue([], int(stream))
+        call("cuStreamSynchronize", stream, step="warming up")
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < least or time.perf_counter() < end:
+            call("cuEventRecord", first, stream)
+            executor.enqueue([], int(stream))
+            call("cuEventRecord", second, stream)
+            call("cuEventSynchronize", second, step="measuring")
+            times.append(1e3 * float(call("cuEventElapsedTime", first, second)))
+        return times
+    finally:
+        for event in (first, second):
+            call("cuEventDestroy", event)
+        call("cuStreamDestroy", stream)
