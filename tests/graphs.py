@@ -18,6 +18,8 @@ class Imported:
     inputs: list[numpy.ndarray]
     weights: list[numpy.ndarray]
     expected: list[numpy.ndarray]
+    operations: int
+    """Operators of the program."""
 
     def error_of(self, graph):
         """The largest difference to the dynamic results, relative to the largest value; types and shapes exactly."""
@@ -51,4 +53,10 @@ def imported(function, tensors, arguments=None, layer=None):
         _, expected = flatten_results(function(**tensors, **arguments), (paddle.Tensor,))
     graph = import_program(found.program, origins=found.origins)
     weights = [tensor.numpy() for tensor in found.parameters]
-    return Imported(graph, [value.numpy() for value in values], weights, [each.numpy() for each in expected])
+    return Imported(
+        graph,
+        [value.numpy() for value in values],
+        weights,
+        [each.numpy() for each in expected],
+        found.program.operations,
+    )

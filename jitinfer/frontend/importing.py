@@ -11,6 +11,8 @@ import numpy
 from jitinfer.errors import GraphError
 from jitinfer.frontend.converters import CONVERTERS, PirOp, UnsupportedForm
 from jitinfer.frontend.converters.complex_numbers import Complex, convert_complex, is_complex, whole
+from jitinfer.frontend.converters.registry import supported
+from jitinfer.frontend.document import free_values, pir_op, type_of, without_origins
 from jitinfer.frontend.program import entries
 from jitinfer.graph import Builder, Graph, Tensor, TensorType, op_named
 from jitinfer.graph.evaluation import evaluate_node
@@ -23,23 +25,11 @@ if TYPE_CHECKING:
     from jitinfer.frontend.program import Program
     from jitinfer.graph.node import Origin, Value
 
-_DTYPES = {
-    "t_bool": "bool",
-    "t_i8": "int8",
-    "t_ui8": "uint8",
-    "t_i16": "int16",
-    "t_i32": "int32",
-    "t_i64": "int64",
-    "t_f16": "float16",
-    "t_bf16": "bfloat16",
-    "t_f32": "float32",
-    "t_f64": "float64",
-    "t_c64": "complex64",
-    "t_c128": "complex128",
-}
-_DIALECTS = {"0": "builtin", "1": "pd_op", "2": "cf"}
 _SMALL = 4096
 """Elements up to which the importer computes a value, to see whether it is a shape."""
+
+_UNKNOWN_FORM = (UnsupportedForm, GraphError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a converter raises on forms of its operator that it says, or nobody thought, that it does not know."""
 
 Array = numpy.ndarray[Any, Any]
 logger = logging.getLogger("jitinfer.frontend")
@@ -50,13 +40,15 @@ def import_program(
 ) -> Graph:
     """The graph of a program.
 
-    An operator without a converter, or in a form that its converter does not know, becomes an opaque node.
+    An operator without a converter, or in a form that its converter does not know, becomes an opaque node. So does
+    one that reads a result of such a node with dims that depend on data.
 
     Args:
         shapes: the inputs' shapes; None: as traced, which must be without dynamic dims.
         origins: those of the program's trace, to be those of the nodes.
 
-    Raises GraphError for dims that nobody knows.
+    Raises GraphError for inputs with dims that nobody knows, and for values that are no tensors, such as arrays of
+    tensors.
     """
     document = json.loads(program.text)
     block = document["program"]["regions"][0]["blocks"][0]
@@ -149,7 +141,7 @@ class Importer:
         return Importer(Builder(), self.used, self)
 
     def _parameter(self, entry: Any) -> None:
-        kind = _type(entry["O"]["TT"])
+        kind = type_of(entry["O"]["TT"])
         if not isinstance(kind, TensorType):
             raise GraphError(f"the parameter {entry['A'][3]} is no tensor")
         self._values[entry["O"]["%"]] = self.builder.parameter(entry["A"][3], kind.shape, kind.dtype)
@@ -165,22 +157,30 @@ class Importer:
             for (number, _), tensor in zip(op.results, chosen, strict=True):
                 self._values[number] = tensor
             return
-        convert = CONVERTERS.get(op.name.rstrip("_"))
         mark = self.mark()
         try:
-            if any(map(is_complex, operands)):
-                results = convert_complex(self, op, operands)
-            elif convert is None:
-                raise UnsupportedForm(op.name)
-            else:
-                results = convert(self, op, *operands)
-        except (UnsupportedForm, GraphError, KeyError, TypeError, ValueError) as reason:
+            results = self._converted(op, operands)
+        except _UNKNOWN_FORM as reason:
             logger.debug("%s is left to Paddle: %s: %s", op.name, type(reason).__name__, reason)
             self.forget(mark)
             results = self._opaque(op, operands)
-        results = results if isinstance(results, (list, tuple)) else [results]
-        for (number, _), result in zip(op.results, results, strict=False):
-            self._values[number] = result
+        self._values.update((number, result) for (number, _), result in zip(op.results, results, strict=True))
+
+    def _converted(self, op: PirOp, operands: Sequence[Any]) -> list[Any]:
+        """What the operator's converter makes of it, None for results that nobody uses. Raises UnsupportedForm."""
+        supported(_known_dims(operands), "dims that depend on data")
+        if any(map(is_complex, operands)):
+            results = convert_complex(self, op, operands)
+        else:
+            convert = CONVERTERS.get(op.name.rstrip("_"))
+            if convert is None:
+                raise UnsupportedForm("there is no converter")
+            results = convert(self, op, *operands)
+        results = list(results) if isinstance(results, (list, tuple)) else [results]
+        results += [None] * (len(op.results) - len(results))
+        for (number, _), result in zip(op.results, results, strict=True):
+            supported(result is not None or number not in self.used, "a result that its converter does not compute")
+        return results
 
     def mark(self) -> tuple[int, Origin]:
         """For `forget`: how far the import has come."""
@@ -198,23 +198,26 @@ class Importer:
         What stands inside of it is part of the attributes; what that reads from around it comes as further operands.
 
         Results that nobody uses, or that are no dense tensors, are left out (caches for the operator's gradient).
+        A list of tensors among the results is written out, too.
         """
-        captured = _free(op.blocks)
+        captured = free_values(op.blocks)
         operands = [whole(operand) for operand in (*operands, *map(self.value, captured))]
-        flat = [each for operand in operands for each in (operand if isinstance(operand, list) else [operand])]
         kinds = [kind if number in self.used else None for number, kind in op.results]
-        if any(kind is not None and min((*kind.shape, 0)) < 0 for kind in kinds):
-            raise GraphError(f"{op.name} has results with dims that nobody knows")
-        types = tuple((kind.shape, kind.dtype) for kind in kinds if kind is not None)
-        layout = [len(operand) if isinstance(operand, list) else int(operand is not None) for operand in operands]
-        described = {"attributes": op.attributes, "operands": layout}
+        for (number, kind), _ in zip(op.results, kinds, strict=True):
+            if kind is None and number in self.used:
+                raise GraphError(f"{op.name} gives something that is no tensor")
+        types = tuple((kind.shape, kind.dtype) for kind in _flat(kinds))
+        described = {"attributes": op.attributes, "operands": _layout(operands), "results": _layout(kinds)}
         if op.blocks:
-            described.update(blocks=_without_origins(op.blocks), captured=captured)
+            described.update(blocks=without_origins(op.blocks), captured=captured)
         attributes = json.dumps(described, sort_keys=True, default=str)
-        given = [each.value for each in flat if each is not None]
+        given = [each.value for each in _flat(operands)]
         extra = {"operator": op.name, "attributes": attributes, "types": types}
-        computed = iter(self.builder.add(op_named("paddle"), given, extra))
-        return [None if kind is None else self.builder.tensor(next(computed)) for kind in kinds]
+        computed = map(self.builder.tensor, self.builder.add(op_named("paddle"), given, extra))
+        return [
+            [next(computed) for _ in kind] if isinstance(kind, list) else None if kind is None else next(computed)
+            for kind in kinds
+        ]
 
     def apply(self, name: str, **attributes: Any) -> Tensor:
         """An op without operands."""
@@ -238,7 +241,7 @@ class Importer:
         if value.name not in self._known:
             node = self._nodes.get(value.name)
             array = None
-            if node is not None and value.type.size <= _SMALL and node.op.kind not in (Kind.OPAQUE, Kind.CONTROL):
+            if node is not None and node.op.kind not in (Kind.OPAQUE, Kind.CONTROL) and value.type.size <= _SMALL:
                 operands = [self._evaluate(each) for each in node.inputs if each is not None]
                 if all(each is not None for each in operands) and None not in node.inputs:
                     array = evaluate_node(node, operands)[node.outputs.index(value)]
@@ -246,53 +249,16 @@ class Importer:
         return self._known[value.name]
 
 
-def pir_op(entry: Any) -> PirOp:
-    code, _, name = entry["#"].partition(".")
-    attributes = {each["N"]: _attribute(each["AT"]) for each in entry.get("A", ())}
-    results = entry.get("O", [])
-    results = results if isinstance(results, list) else [results]
-    return PirOp(
-        f"{_DIALECTS.get(code, code)}.{name}",
-        attributes,
-        tuple(each["%"] for each in entry.get("I", ())),
-        tuple((each["%"], _type(each.get("TT"))) for each in results),
-        tuple(block for region in entry.get("regions", ()) for block in region["blocks"]),
-    )
+def _known_dims(operands: Sequence[Any]) -> bool:
+    return all(isinstance(each, Complex) or each.type.known for each in _flat(operands))
 
 
-def _free(blocks: Sequence[Any]) -> list[int]:
-    """The numbers of the values that blocks read and do not define."""
-    read: dict[int, None] = {}
-    defined: set[int] = {0}
-    for block in blocks:
-        defined.update(each["#"] for each in block.get("args", ()))
-        for op in map(pir_op, block["ops"]):
-            read.update(dict.fromkeys((*op.operands, *_free(op.blocks))))
-            defined.update(number for number, _ in op.results)
-    return [number for number in read if number not in defined]
+def _flat(things: Sequence[Any]) -> list[Any]:
+    """Without the lists among them, and without what is absent."""
+    written_out = [each for thing in things for each in (thing if isinstance(thing, list) else [thing])]
+    return [each for each in written_out if each is not None]
 
 
-def _without_origins(document: Any) -> Any:
-    if isinstance(document, dict):
-        return {name: _without_origins(each) for name, each in document.items() if name != "origin"}
-    return [_without_origins(each) for each in document] if isinstance(document, (list, tuple)) else document
-
-
-def _type(document: Any) -> TensorType | None:
-    """None for what is not one dense tensor."""
-    if not document or document["#"].partition(".")[2] != "t_dtensor":
-        return None
-    element, shape = document["D"][0]["#"].partition(".")[2], document["D"][1]
-    return TensorType(tuple(shape), _DTYPES[element]) if element in _DTYPES else None
-
-
-def _attribute(document: Any) -> Any:
-    """An attribute as plain Python."""
-    kind, data = document["#"].partition(".")[2], document.get("D")
-    if kind == "a_array":
-        return [_attribute(each) for each in data]
-    if kind == "a_scalar" and isinstance(data, list):
-        return data[-1]
-    if kind in ("a_f32", "a_f64") and isinstance(data, str):
-        return float(data)
-    return data
+def _layout(things: Sequence[Any]) -> list[int]:
+    """How many tensors there are in each place: 0 where there is nothing, 1, or those of a list."""
+    return [len(thing) if isinstance(thing, list) else int(thing is not None) for thing in things]

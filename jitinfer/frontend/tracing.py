@@ -36,7 +36,6 @@ _RANDOM = frozenset(
         "binomial",
         "dirichlet",
         "exponential",
-        "fused_dropout_add",
         "gaussian",
         "multinomial",
         "normal",
@@ -56,7 +55,18 @@ _RANDOM = frozenset(
         "gaussian_inplace",
     }
 )
-_RANDOM_UNLESS_TEST = frozenset({"dropout", "dropout_nd", "flash_attn", "flash_attn_unpadded"})
+_RANDOM_UNLESS_TEST = frozenset(
+    {
+        "dropout",
+        "dropout_nd",
+        "flash_attn",
+        "flash_attn_qkvpacked",
+        "flash_attn_unpadded",
+        "fused_bias_dropout_residual_layer_norm",
+        "fused_dropout_add",
+        "memory_efficient_attention",
+    }
+)
 
 
 class UntraceableError(TraceError):
@@ -207,7 +217,11 @@ def _is_random(op: Any) -> bool:
     name = op.name().partition(".")[2].rstrip("_")
     if name in _RANDOM:
         return True
-    return name in _RANDOM_UNLESS_TEST and not op.attrs().get("is_test", False)
+    if name not in _RANDOM_UNLESS_TEST:
+        return False
+    attributes = op.attrs()
+    shares = [attributes[each] for each in ("dropout", "dropout_p", "dropout_rate") if each in attributes]
+    return not attributes.get("is_test", False) and shares != [0.0]
 
 
 def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: bool) -> Trace:

@@ -72,7 +72,10 @@ class Graph:
         return to_text(self)
 
     def check(self) -> None:
-        """Raises GraphError unless names are unique, every value is defined before it is used, and types fit."""
+        """Raises GraphError unless names are unique, every value is defined before it is used, and types fit.
+
+        All dims of inputs and parameters are known, and only opaque nodes read, or compute, values with other dims.
+        """
         if self.prologue is not None:
             self.prologue.check()
             if self.prologue.prologue is not None:
@@ -84,6 +87,9 @@ class Graph:
         names = {value.name for value in defined}
         if len(defined) != len(self.inputs) + len(self.parameters):
             raise GraphError("an input or parameter stands there twice")
+        for given in (*self.inputs, *self.parameters):
+            if not given.type.known:
+                raise GraphError(f"the dims of {given}, which the graph is given, are not known")
         for node in self.nodes:
             for value in node.inputs:
                 if value is not None and value not in defined:

@@ -111,14 +111,18 @@ class Op:
     def output_types(
         self, inputs: Sequence[TensorType | None], attributes: Mapping[str, Attribute]
     ) -> tuple[TensorType, ...]:
-        """Raises GraphError, naming the op and what it was given."""
+        """Raises GraphError, naming the op and what it was given; dims that are not known are for opaque ops only."""
         self._check_arity(inputs)
+        opaque = self.kind is Kind.OPAQUE
         try:
+            require(opaque or all(each is None or each.known for each in inputs), "it cannot read dims that vary")
             types = self.infer(*inputs, **attributes)
+            types = types if isinstance(types, tuple) else (types,)
+            require(opaque or all(each.known for each in types), "it cannot have results with dims that vary")
         except TypeMismatch as error:
             given = ", ".join("none" if each is None else str(each) for each in inputs)
             raise GraphError(f"{self.name}({given}): {error}") from None
-        return types if isinstance(types, tuple) else (types,)
+        return types
 
     def _check_arity(self, inputs: Sequence[TensorType | None]) -> None:
         least = sum(not operand.optional and not operand.variadic for operand in self.operands)

@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     r"""(?P<space>[ \n]+)|(?P<comment>\#[ ][^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*")"""
     r"""|(?P<value>%(?:[A-Za-z0-9_.]+|"(?:[^"\\\n]|\\.)*"))|(?P<digest>\#[0-9a-f]{12})"""
     r"""|(?P<number>-?(?:inf|[0-9][0-9.]*(?:e[+-]?[0-9]+)?)\b|nan\b)"""
-    r"""|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>[()\[\]{}:;,=])"""
+    r"""|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>[()\[\]{}:;,=?])"""
 )
 
 
@@ -161,8 +161,12 @@ class _Parser:
         if dtype not in DTYPES:
             raise GraphError(f"line {line}: there is no dtype {dtype!r}")
         self._expect("[")
-        shape = self._integers("]")
-        return TensorType(shape, dtype)
+        shape: list[int] = []
+        while not self._accept("]"):
+            if shape:
+                self._expect(",")
+            shape.append(-1 if self._accept("?") else self._integer())
+        return TensorType(tuple(shape), dtype)
 
     def _integers(self, end: str) -> tuple[int, ...]:
         numbers: list[int] = []

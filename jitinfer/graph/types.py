@@ -9,6 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy
 
+from jitinfer.errors import GraphError
+
 _NUMPY: dict[str, numpy.dtype[Any]] = {
     "bool": numpy.dtype(numpy.bool_),
     "int8": numpy.dtype(numpy.int8),
@@ -73,7 +75,11 @@ def exact_cast(dtype: str, to: str) -> bool:
 
 @dataclass(frozen=True)
 class TensorType:
-    """`shape`: -1 where a dimension of a traced program may change, never in a graph; `dtype`: such as "float32"."""
+    """`shape`: -1 for a dim that is not known; `dtype`: such as "float32".
+
+    In a traced program, dims that may change from call to call are not known; in a graph, those that depend on data:
+    only opaque nodes have such results, and only they read them.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -86,12 +92,20 @@ class TensorType:
         return len(self.shape)
 
     @property
+    def known(self) -> bool:
+        """Whether all dims are."""
+        return min((*self.shape, 0)) >= 0
+
+    @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of elements. Raises GraphError where a dim is not known."""
+        if not self.known:
+            raise GraphError(f"nobody knows how many elements {self} has")
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Raises GraphError where a dim is not known."""
         return self.size * itemsize(self.dtype)
 
     @property

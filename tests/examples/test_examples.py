@@ -1,6 +1,7 @@
 """The examples do what they say, and the pages that are made from the code say what the code does."""
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -127,6 +128,18 @@ def test_the_page_of_options_is_the_table():
     from jitinfer.options import table
 
     assert (ROOT / "docs" / "options.md").read_text().endswith("\n\n" + table())
+
+
+def test_the_page_of_coverage_is_up_to_date():
+    """All but what is measured: `python docs/coverage.py` writes it anew."""
+    spec = importlib.util.spec_from_file_location("coverage_page", ROOT / "docs" / "coverage.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    written, _, measured = page.PAGE.read_text().partition(page.MEASURED)
+    assert written == page.described()
+    rows = [line.split(" | ") for line in measured.splitlines() if line.startswith("| ")]
+    assert len(rows) > 60
+    assert {row[4] for row in rows[2:]} == {"none"}
 
 
 def test_the_code_in_the_readme_runs(tmp_path, capsys):

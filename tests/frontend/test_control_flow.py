@@ -1,6 +1,5 @@
 """Branches and loops of a traced function: nested graphs where they depend on data, followed where not."""
 
-import numpy
 import paddle
 import pytest
 from graphs import imported
@@ -72,6 +71,14 @@ def only_for_paddle(x):
     return y * 2
 
 
+def of_any_length(x):
+    if x.sum() > 0:  # noqa: SIM108
+        y = paddle.unique(x)
+    else:
+        y = x.flatten()
+    return y * 2
+
+
 def number(n):
     return paddle.to_tensor(n, dtype="int32")
 
@@ -115,9 +122,16 @@ def test_what_depends_on_constants_alone_is_followed():
         assert case.error_of(case.graph) < 1e-6
 
 
-def test_a_branch_that_cannot_be_imported_goes_to_paddle_as_a_whole():
+def test_a_branch_may_hold_what_only_paddle_knows():
     case = imported(only_for_paddle, {"x": positive()})
-    assert case.opaque == {"pd_op.if"}
-    (node,) = [each for each in case.graph.nodes if each.op.name == "paddle"]
+    assert "pd_op.unique" in case.opaque
+    assert (case.graph.counts()["conditional"], case.graph.counts()["paddle"]) == (1, 0)
+    assert case.graph.outputs[0].shape == (2, 4)
+
+
+def test_branches_of_any_length_go_to_paddle_as_a_whole():
+    case = imported(of_any_length, {"x": positive()})
+    assert case.opaque == {"pd_op.if", "pd_op.scale"}
+    node, _ = [each for each in case.graph.nodes if each.op.name == "paddle"]
     assert [value.name for value in node.inputs[1:]] == ["in_0"]
-    assert numpy.prod(node.output.shape) == 8
+    assert str(node.output.type) == "float32[?]"

@@ -7,7 +7,7 @@ import numpy
 import pytest
 
 from jitinfer.errors import GraphError
-from jitinfer.graph import Builder, Graph, Node, Value, View, evaluate, op_named, ops
+from jitinfer.graph import Builder, Graph, Node, TensorType, Value, View, evaluate, op_named, ops
 
 
 def small():
@@ -114,3 +114,44 @@ def test_a_prologue_computes_the_parameters():
     numpy.testing.assert_array_equal(actual, expected)
     with pytest.raises(GraphError, match="prologue"):
         dataclasses.replace(graph, prologue=small()).check()
+
+
+def test_dims_that_are_not_known_are_for_opaque_nodes_and_outputs():
+    builder = Builder()
+    chosen = ops.paddle(builder.input("x", (4,)), operator="pd_op.unique", types=(((-1, 2), "float32"),))
+    again = ops.paddle(chosen, operator="pd_op.scale", types=(((-1, 2), "float32"),))
+    graph = builder.build(chosen, again)
+    assert str(graph.outputs[0].type) == "float32[?, 2]"
+    assert graph.flops == 0
+    assert [node.op.bytes_moved(node.input_types(), [each.type for each in node.outputs]) for node in graph.nodes] == [
+        16,
+        0,
+    ]
+    with pytest.raises(GraphError, match=r"exp\(float32\[\?, 2\]\): it cannot read dims that vary"):
+        ops.exp(chosen)
+    reading = Node(op_named("exp"), (chosen.value,), {}, (Value(chosen.type, "y"),))
+    with pytest.raises(GraphError, match="dims that vary"):
+        dataclasses.replace(graph, nodes=(*graph.nodes, reading)).check()
+    given = Value(chosen.type, "given")
+    with pytest.raises(GraphError, match="not known"):
+        dataclasses.replace(graph, inputs=(*graph.inputs, given)).check()
+    with pytest.raises(GraphError, match="not known"):
+        dataclasses.replace(graph, parameters=(given,)).check()
+
+
+def test_control_flow_has_no_dims_that_vary():
+    inner = Builder()
+    x = inner.input("x", (4,))
+    chosen = ops.paddle(x, operator="pd_op.unique", types=(((-1,), "float32"),))
+    then, otherwise = inner.build(chosen), inner.build(chosen)
+    builder = Builder()
+    condition, y = builder.input("condition", (), "bool"), builder.input("y", (4,))
+    with pytest.raises(GraphError, match="results with dims that vary"):
+        ops.conditional(condition, y, then=then, otherwise=otherwise)
+
+
+def test_the_size_of_dims_that_are_not_known_is_no_number():
+    kind = TensorType((2, -1), "float32")
+    for ask in (lambda: kind.size, lambda: kind.nbytes):
+        with pytest.raises(GraphError, match="nobody knows"):
+            ask()

@@ -262,6 +262,49 @@ def test_conv2d(groups, stride, padding, dilation):
     agrees("conv2d", functional.silu(expected), x, weight, bias, activation="silu", **attributes)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("stride", "padding", "more", "dilation"),
+    [(1, 0, 0, 1), (2, 1, 1, 1), ((2, 3), (1, 0, 2, 1), (1, 2), 1), ((3, 1), 2, 0, (2, 1))],
+)
+def test_conv2d_transpose(groups, stride, padding, more, dilation):
+    x, weight, bias = normal(2, 4, 5, 6), normal(4, 6 // groups, 3, 2), normal(6)
+    expected = functional.conv2d_transpose(
+        tensor(x), tensor(weight), tensor(bias), stride, padding, more, dilation, groups
+    )
+    (top, bottom, left, right) = padding if isinstance(padding, tuple) else [padding] * 4
+    attributes = {
+        "strides": (stride, stride) if isinstance(stride, int) else stride,
+        "padding": ((top, bottom), (left, right)),
+        "output_padding": (more, more) if isinstance(more, int) else more,
+        "dilation": (dilation, dilation) if isinstance(dilation, int) else dilation,
+        "groups": groups,
+    }
+    agrees("conv2d_transpose", expected, x, weight, bias, **attributes)
+    agrees("conv2d_transpose", expected - tensor(bias[:, None, None]), x, weight, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "message"),
+    [
+        ((3, 2, 3, 3), {}, "4 channels meet 3"),
+        ((4, 2, 3, 3), {"groups": 3}, "4 channels are not 3 groups"),
+        ((4, 2, 1, 1), {"padding": ((3, 3), (0, 0))}, "its padding leaves nothing"),
+        ((4, 2, 3, 3), {"padding": ((-1, 0), (0, 0))}, "a negative padding"),
+    ],
+)
+def test_no_conv2d_transpose(shape, attributes, message):
+    with pytest.raises(GraphError, match=message):
+        result("conv2d_transpose", normal(2, 4, 5, 6), normal(*shape), **attributes)
+
+
+def test_the_work_of_conv2d_transpose():
+    """One multiplication and one addition for each element of x, place in the window and channel of the result."""
+    builder = Builder()
+    y = ops.conv2d_transpose(builder.input("x", (2, 4, 5, 6)), builder.input("w", (4, 3, 3, 2)), groups=2)
+    assert builder.build(y).flops == 2 * (2 * 4 * 5 * 6) * 3 * 3 * 2
+
+
 def test_parts_of_complex_numbers():
     x, y = normal(3, 4), normal(4)
     agrees("complex", x + 1j * y, x, y)

@@ -52,8 +52,8 @@ def test_attributes(epsilon, name, layer):
     builder.origin = Origin("model.py:3", "/" + layer.replace(" in ", ""))
     x = builder.input("x", (2, 3))
     y = ops.layer_norm(x, epsilon=epsilon)
-    opaque = ops.paddle(y, operator=name, types=(((2,), "int64"),))
-    returns(builder.build(opaque, ops.clip(y, low=-numpy.inf, high=epsilon)))
+    opaque = ops.paddle(y, operator=name, types=(((2,), "int64"), ((2, -1), "float32")))
+    returns(builder.build(*opaque, ops.clip(y, low=-numpy.inf, high=epsilon)))
 
 
 def test_absent_operands_several_results_views_stores_and_a_prologue():
@@ -80,7 +80,9 @@ def test_absent_operands_several_results_views_stores_and_a_prologue():
         ("float32[2, 3] =", "float31[2, 3] =", "line 2: there is no dtype 'float31'"),
         ("return", "retrun", "line 3: expected a value, or 'return', not 'retrun'"),
         ("graph(", "grph(", "line 1: expected 'graph'"),
-        ("axis=0", "axis=?", r"line 2: '\?"),
+        ("axis=0", "axis=$", r"line 2: '\$"),
+        ("axis=0", "axis=?", r"line 2: expected an attribute, not '\?'"),
+        ("x: float32[2", "x: float32[?", "the dims of %x"),
         ("}\n", "} }\n", "line 4: expected the end"),
     ],
 )

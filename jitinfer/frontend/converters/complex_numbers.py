@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ON_COMPLEX: dict[str, Converter] = {}
 """As CONVERTERS, for operators with a complex operand; its converters are given every tensor as a `Complex`."""
 
-_EACH_PART = (
+EACH_PART = (
     "reshape transpose squeeze unsqueeze flatten slice strided_slice split split_with_num unbind unstack concat stack "
     "expand tile repeat_interleave gather gather_nd index_select flip roll assign share_data"
 )
@@ -66,7 +66,7 @@ def convert_complex(importer: Importer, op: PirOp, operands: Sequence[Any]) -> A
     name = op.name.rstrip("_")
     if name in ON_COMPLEX:
         return ON_COMPLEX[name](importer, op, *map(parts, operands))
-    supported(name.removeprefix("pd_op.") in _EACH_PART.split(), "complex operands")
+    supported(name.removeprefix("pd_op.") in EACH_PART.split(), "complex operands")
 
     def taken(operand: Any, part: str) -> Any:
         if isinstance(operand, list) and is_complex(operand):
@@ -85,7 +85,9 @@ def _paired(real: Any, imag: Any) -> Any:
     return Complex(real, imag)
 
 
-def _on_complex(name: str) -> Callable[[Converter], Converter]:
+def on_complex(name: str) -> Callable[[Converter], Converter]:
+    """Decorator, as `converter`."""
+
     def registered(function: Converter) -> Converter:
         ON_COMPLEX["pd_op." + name] = function
         return function
@@ -107,43 +109,43 @@ def from_parts(importer: Importer, op: PirOp, real: Any, imag: Any) -> Any:
     return Complex(*(each if each.shape == shape else ops.broadcast_to(each, shape=shape) for each in (real, imag)))
 
 
-@_on_complex("as_real")
+@on_complex("as_real")
 def as_real(importer: Importer, op: PirOp, x: Complex) -> Any:
     """[...] -> [..., 2]."""
     return ops.concat(*(ops.reshape(each, shape=(*x.shape, 1)) for each in (x.real, x.imag)), axis=len(x.shape))
 
 
-@_on_complex("real")
+@on_complex("real")
 def real_part(importer: Importer, op: PirOp, x: Complex) -> Any:
     return x.real
 
 
-@_on_complex("imag")
+@on_complex("imag")
 def imaginary_part(importer: Importer, op: PirOp, x: Complex) -> Any:
     return x.imag
 
 
-@_on_complex("conj")
+@on_complex("conj")
 def conjugate(importer: Importer, op: PirOp, x: Complex) -> Complex:
     return Complex(x.real, -x.imag)
 
 
-@_on_complex("abs")
+@on_complex("abs")
 def magnitude(importer: Importer, op: PirOp, x: Complex) -> Any:
     return ops.sqrt(x.real * x.real + x.imag * x.imag)
 
 
-@_on_complex("add")
+@on_complex("add")
 def add(importer: Importer, op: PirOp, x: Complex, y: Complex) -> Complex:
     return _sum(x.real + y.real, x.imag, y.imag)
 
 
-@_on_complex("subtract")
+@on_complex("subtract")
 def subtract(importer: Importer, op: PirOp, x: Complex, y: Complex) -> Complex:
     return _sum(x.real - y.real, x.imag, None if y.imag is None else -y.imag)
 
 
-@_on_complex("multiply")
+@on_complex("multiply")
 def multiply(importer: Importer, op: PirOp, x: Complex, y: Complex) -> Complex:
     if x.imag is None or y.imag is None:
         return Complex(x.real * y.real, x.real * y.imag if x.imag is None else x.imag * y.real)

@@ -31,9 +31,8 @@ def _reduction(name: str) -> Converter:
         chosen = [chosen] if isinstance(chosen, int) else chosen
         rank = len(x.shape)
         over = tuple(axis % rank for axis in chosen) or tuple(range(rank))
-        wanted = op.results[0][1]
-        if wanted is not None and wanted.dtype != x.dtype and name in ("sum", "prod"):
-            x = ops.cast(x, dtype=wanted.dtype)
+        if op.dtype not in (None, x.dtype) and name in ("sum", "prod"):
+            x = ops.cast(x, dtype=op.dtype)
         return getattr(ops, name)(x, axes=over, keepdims=op.attributes["keepdim"])
 
     return convert
@@ -66,11 +65,12 @@ def layer_norm(importer: Importer, op: PirOp, x: Any, scale: Any, bias: Any) -> 
     return [ops.layer_norm(x, *shaped, axes=len(shape), epsilon=op.attributes["epsilon"]), None, None]
 
 
-@converter("rms_norm")
-def rms_norm(importer: Importer, op: PirOp, x: Any, bias: Any, residual: Any, scale: Any, norm_bias: Any) -> Any:
-    supported(bias is None and residual is None and op.attributes["quant_scale"] <= 0, "a fused residual or quantiser")
-    supported(op.attributes["begin_norm_axis"] == len(x.shape) - 1, "a norm over several axes")
-    return [ops.rms_norm(x, scale, norm_bias, axes=1, epsilon=op.attributes["epsilon"]), None, None]
+@converter("rms_norm", "fused_rms_norm_ext")
+def rms_norm(importer: Importer, op: PirOp, x: Any, scale: Any) -> list[Any]:
+    """Over the last axis, or those of `normalized_shape`."""
+    shape = tuple(op.attributes.get("normalized_shape", x.shape[-1:]))
+    scale = None if scale is None else ops.reshape(scale, shape=shape)
+    return [ops.rms_norm(x, scale, axes=len(shape), epsilon=op.attributes["epsilon"])]
 
 
 @converter("group_norm")
@@ -85,8 +85,7 @@ def cumsum(importer: Importer, op: PirOp, x: Any, axis: Any) -> Any:
     (along,) = known_integers(importer, axis)
     if op.attributes["flatten"]:
         x, along = ops.reshape(x, shape=(math.prod(x.shape),)), 0
-    wanted = op.results[0][1]
-    x = x if wanted is None or wanted.dtype == x.dtype else ops.cast(x, dtype=wanted.dtype)
+    x = x if op.dtype in (None, x.dtype) else ops.cast(x, dtype=op.dtype)
     return ops.cumsum(
         x, axis=along % len(x.shape), reverse=op.attributes["reverse"], exclusive=op.attributes["exclusive"]
     )

@@ -68,6 +68,29 @@ def shape64(importer: Importer, op: PirOp, x: Any) -> Any:
     return importer.builder.constant(numpy.array(x.shape, "int64" if op.name.endswith("64") else "int32"))
 
 
+@converter("eye")
+def eye(importer: Importer, op: PirOp, rows: Any, columns: Any) -> Any:
+    sizes = known_integers(importer, [rows, columns])
+    shape = (sizes[0], sizes[1] if sizes[1] >= 0 else sizes[0])
+    return importer.builder.constant(numpy.eye(*shape), op.attributes["dtype"])
+
+
+@converter("linspace")
+def linspace(importer: Importer, op: PirOp, start: Any, stop: Any, count: Any) -> Any:
+    first, last = importer.known(start), importer.known(stop)
+    supported(first is not None and last is not None, "bounds that depend on data")
+    supported(op.attributes["dtype"] in FLOATING, "steps of integers")
+    assert first is not None
+    assert last is not None
+    (number,) = known_integers(importer, count)
+    return importer.builder.constant(numpy.linspace(first.item(), last.item(), number), op.attributes["dtype"])
+
+
+@converter("numel")
+def numel(importer: Importer, op: PirOp, x: Any) -> Any:
+    return importer.builder.constant(x.type.size, "int64")
+
+
 @converter("triu", "tril")
 def triangle(importer: Importer, op: PirOp, x: Any) -> Any:
     """Where column - row is at least (triu), or at most (tril), the diagonal; 0 elsewhere."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from jitinfer.frontend.converters.convolution import sides
+from jitinfer.frontend.converters.convolution import as_given, channels_second, sides
 from jitinfer.frontend.converters.registry import PirOp, converter, known_integers, supported
 from jitinfer.graph import Constant, ops
 from jitinfer.graph.types import numpy_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jitinfer.frontend.importing import Importer
 
 Array = numpy.ndarray[Any, Any]
@@ -27,7 +30,6 @@ def pool2d(importer: Importer, op: PirOp, x: Any, window: Any) -> Any:
 @converter("max_pool2d_with_index")
 def max_pool2d_with_index(importer: Importer, op: PirOp, x: Any) -> list[Any]:
     """Without the indices."""
-    supported(op.results[1][0] not in importer.used, "the places of the largest elements")
     return [pooled(importer, op, x, list(op.attributes["kernel_size"]), largest=True), None]
 
 
@@ -40,7 +42,8 @@ def pooled(importer: Importer, op: PirOp, x: Any, size: list[int], *, largest: b
         if all(old % new == 0 for old, new in zip(x.shape[2:], size, strict=True)):
             step = (x.shape[2] // size[0], x.shape[3] // size[1])
             return pool(x, window=step, strides=step)
-        supported(not largest, "the largest of windows of several sizes")
+        if largest:
+            return largest_of_uneven(importer, x, size)
         rows, columns = (adaptive_means(old, new) for old, new in zip(x.shape[2:], size, strict=True))
         return mixed(importer, x, rows, columns)
     counting = {} if largest else {"count_padding": not op.attributes["exclusive"]}
@@ -52,6 +55,18 @@ def pooled(importer: Importer, op: PirOp, x: Any, size: list[int], *, largest: b
             for old, width, stride, (low, high) in zip(x.shape[2:], size, strides, padding, strict=True)
         ]
     return pool(x, window=tuple(size), strides=tuple(strides), padding=tuple(padding), **counting)
+
+
+def largest_of_uneven(importer: Importer, x: Any, size: Sequence[int]) -> Any:
+    """Along one axis after the other: each window's elements, the last one repeated in the shorter ones."""
+    for axis, (old, new) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
+        bounds = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+        width = max(stop - start for start, stop in bounds)
+        places = numpy.array([[min(start + j, stop - 1) for j in range(width)] for start, stop in bounds])
+        spread = ops.gather(x, importer.apply("constant", value=Constant(places.reshape(-1))), axis=axis)
+        apart = ops.reshape(spread, shape=(*x.shape[:axis], new, width, *x.shape[axis + 1 :]))
+        x = ops.max(apart, axes=(axis + 1,))
+    return x
 
 
 def adaptive_means(old: int, new: int) -> Array:
@@ -69,6 +84,36 @@ def mixed(importer: Importer, x: Any, rows: Array, columns: Array) -> Any:
         importer.apply("constant", value=Constant(each.astype(numpy_dtype(x.dtype)))) for each in (rows, columns)
     )
     return ops.matmul(ops.matmul(by_rows, x), by_columns, transpose_y=True)
+
+
+@converter("pixel_shuffle")
+def pixel_shuffle(importer: Importer, op: PirOp, x: Any) -> Any:
+    """[N, C r r, H, W] -> [N, C, H r, W r]"""
+    factor = op.attributes["upscale_factor"]
+    batch, channels, height, width = channels_second(op, x).shape
+    apart = (batch, channels // factor**2, factor, factor, height, width)
+    y = ops.transpose(ops.reshape(channels_second(op, x), shape=apart), permutation=(0, 1, 4, 2, 5, 3))
+    return as_given(op, ops.reshape(y, shape=(batch, apart[1], height * factor, width * factor)))
+
+
+@converter("pixel_unshuffle")
+def pixel_unshuffle(importer: Importer, op: PirOp, x: Any) -> Any:
+    """[N, C, H r, W r] -> [N, C r r, H, W]"""
+    factor = op.attributes["downscale_factor"]
+    batch, channels, height, width = channels_second(op, x).shape
+    apart = (batch, channels, height // factor, factor, width // factor, factor)
+    y = ops.transpose(ops.reshape(channels_second(op, x), shape=apart), permutation=(0, 1, 3, 5, 2, 4))
+    return as_given(op, ops.reshape(y, shape=(batch, channels * factor**2, apart[2], apart[4])))
+
+
+@converter("channel_shuffle")
+def channel_shuffle(importer: Importer, op: PirOp, x: Any) -> Any:
+    """The first channels of all groups, then the second ones, and so on."""
+    groups = op.attributes["groups"]
+    batch, channels, *image = channels_second(op, x).shape
+    y = ops.reshape(channels_second(op, x), shape=(batch, groups, channels // groups, *image))
+    y = ops.transpose(y, permutation=(0, 2, 1, 3, 4))
+    return as_given(op, ops.reshape(y, shape=(batch, channels, *image)))
 
 
 @converter("nearest_interp")
@@ -105,6 +150,34 @@ def interpolation(old: int, new: int, ratio: float, centre: float) -> Array:
         share = place - low
         rows[i, low] += 1.0 - share
         rows[i, min(low + 1, old - 1)] += share
+    return rows
+
+
+@converter("bicubic_interp")
+def bicubic_interp(importer: Importer, op: PirOp, x: Any, *sizes: Any) -> Any:
+    """Each axis is a product with a matrix of four weights a row."""
+    wanted, ratios = resized(op, x, sizes)
+    weights = [
+        cubic_interpolation(old, new, float(ratio), 0.0 if op.attributes["align_corners"] else 0.5)
+        for old, new, ratio in zip(x.shape[2:], wanted, ratios, strict=True)
+    ]
+    return mixed(importer, x, weights[0], weights[1])
+
+
+def cubic_interpolation(old: int, new: int, ratio: float, centre: float) -> Array:
+    """[new, old]: row i has the weights of the four neighbours of place (i + centre) * ratio - centre.
+
+    By convolution with Keys' kernel (1981) at a = -0.75; beyond the image, its last element goes on.
+    """
+    rows = numpy.zeros((new, old))
+    for i in range(new):
+        place = (i + centre) * ratio - centre
+        low = math.floor(place)
+        for neighbour in range(low - 1, low + 3):
+            distance = abs(place - neighbour)
+            near = (1.25 * distance - 2.25) * distance**2 + 1.0
+            far = -0.75 * (((distance - 5.0) * distance + 8.0) * distance - 4.0)
+            rows[i, min(max(neighbour, 0), old - 1)] += near if distance <= 1.0 else far
     return rows
 
 

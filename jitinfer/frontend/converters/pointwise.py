@@ -52,7 +52,7 @@ def _binary(name: str) -> Converter:
     def convert(importer: Importer, op: PirOp, x: Any, y: Any) -> Any:
         x, y = promoted(x, y)
         if name == "divide" and x.dtype not in FLOATING:
-            supported(op.results[0][1] is not None and op.results[0][1].dtype in FLOATING, "a division of integers")
+            supported(op.dtype in FLOATING, "a division of integers")
         return getattr(ops, name)(x, y)
 
     return convert
@@ -121,9 +121,79 @@ def gelu(importer: Importer, op: PirOp, x: Any) -> Any:
     return ops.gelu(x, approximate="tanh" if op.attributes["approximate"] else "none")
 
 
+_ACTIVATIONS = {
+    "": lambda x: x,
+    "identity": lambda x: x,
+    "none": lambda x: x,
+    "relu": lambda x: ops.relu(x),
+    "sigmoid": lambda x: ops.sigmoid(x),
+    "swish": lambda x: ops.silu(x),
+    "silu": lambda x: ops.silu(x),
+    "gelu": lambda x: ops.gelu(x),
+}
+
+
+def activated(name: str, x: Any) -> Any:
+    """What a fused operator calls its activation. Raises UnsupportedForm."""
+    supported(name in _ACTIVATIONS, f"the activation {name!r}")
+    return _ACTIVATIONS[name](x)
+
+
 @converter("leaky_relu")
 def leaky_relu(importer: Importer, op: PirOp, x: Any) -> Any:
     return ops.leaky_relu(x, negative_slope=op.attributes["negative_slope"])
+
+
+def softplus_of(x: Any) -> Any:
+    """log(1 + exp(x)), without an overflow."""
+    return ops.relu(x) + ops.log1p(ops.exp(-ops.abs(x)))
+
+
+@converter("softplus")
+def softplus(importer: Importer, op: PirOp, x: Any) -> Any:
+    """log(1 + exp(beta x)) / beta, and x itself where beta x is above the threshold."""
+    steep = x * float(op.attributes["beta"])
+    y = softplus_of(steep) * (1.0 / op.attributes["beta"])
+    return ops.where(ops.greater(steep, float(op.attributes["threshold"])), x, y)
+
+
+@converter("mish")
+def mish(importer: Importer, op: PirOp, x: Any) -> Any:
+    return x * ops.tanh(softplus_of(x))
+
+
+@converter("logsigmoid")
+def logsigmoid(importer: Importer, op: PirOp, x: Any) -> Any:
+    return -softplus_of(-x)
+
+
+@converter("elu", "celu")
+def elu(importer: Importer, op: PirOp, x: Any) -> Any:
+    """x where it is positive, else alpha (exp(x) - 1); of celu, exp(x / alpha)."""
+    alpha = float(op.attributes["alpha"])
+    below = x if op.name == "pd_op.elu" else x * (1.0 / alpha)
+    return ops.where(ops.greater(x, 0.0), x, (ops.exp(below) - 1.0) * alpha)
+
+
+@converter("selu")
+def selu(importer: Importer, op: PirOp, x: Any) -> Any:
+    below = (ops.exp(x) - 1.0) * float(op.attributes["alpha"])
+    return ops.where(ops.greater(x, 0.0), x, below) * float(op.attributes["scale"])
+
+
+@converter("hardtanh")
+def hardtanh(importer: Importer, op: PirOp, x: Any) -> Any:
+    return ops.clip(x, low=op.attributes["t_min"], high=op.attributes["t_max"])
+
+
+@converter("softsign")
+def softsign(importer: Importer, op: PirOp, x: Any) -> Any:
+    return x / (ops.abs(x) + 1.0)
+
+
+@converter("tanh_shrink")
+def tanh_shrink(importer: Importer, op: PirOp, x: Any) -> Any:
+    return x - ops.tanh(x)
 
 
 @converter("relu6")

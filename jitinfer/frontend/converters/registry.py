@@ -22,16 +22,23 @@ class UnsupportedForm(Exception):  # noqa: N818 (never leaves the house: the imp
 
 @dataclass(frozen=True)
 class PirOp:
-    """One operation of a PIR program: `name` as "pd_op.matmul"; `results`: number and type, None for no tensor.
+    """One operation of a PIR program: `name` as "pd_op.matmul"; `results`: number and type.
 
-    `blocks`: what stands inside of it, as JSON.
+    The type of a list of tensors is a list of types, that of anything else None. `blocks`: what stands inside of it, as
+    JSON.
     """
 
     name: str
     attributes: dict[str, Any]
     operands: tuple[int, ...]
-    results: tuple[tuple[int, TensorType | None], ...]
+    results: tuple[tuple[int, TensorType | list[TensorType] | None], ...]
     blocks: tuple[Any, ...] = ()
+
+    @property
+    def dtype(self) -> str | None:
+        """That of its first result; None for no tensor."""
+        kind = self.results[0][1]
+        return None if kind is None or isinstance(kind, list) else kind.dtype
 
 
 def converter(*names: str) -> Callable[[Converter], Converter]:

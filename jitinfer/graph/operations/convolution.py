@@ -83,6 +83,84 @@ class Conv2d(Op):
         return 2 * outputs[0].size * weight.size // weight.shape[0]
 
 
+class Conv2dTranspose(Op):
+    """What conv2d of these attributes is the adjoint of, + bias; weight: [C, O / groups, height, width]; bias: [O].
+
+    Each element of x is spread over a window of the result by the weight; what falls on the padding is left out.
+    `output_padding`: rows and columns more at the bottom and at the right.
+    """
+
+    name = "conv2d_transpose"
+    kind = Kind.CONTRACTION
+
+    def infer(
+        self,
+        x: TensorType,
+        weight: TensorType,
+        bias: TensorType | None = None,
+        *,
+        strides: Pair = (1, 1),
+        padding: Padding = ((0, 0), (0, 0)),
+        output_padding: Pair = (0, 0),
+        dilation: Pair = (1, 1),
+        groups: int = 1,
+    ) -> TensorType:
+        require(x.rank == weight.rank == 4, "x and weight have four axes")
+        require(x.dtype == weight.dtype, "the dtypes differ")
+        require(x.shape[1] == weight.shape[0], f"{x.shape[1]} channels meet {weight.shape[0]}")
+        require(groups > 0 and x.shape[1] % groups == 0, f"{x.shape[1]} channels are not {groups} groups")
+        channels = weight.shape[1] * groups
+        require(bias is None or bias.shape == (channels,), f"its bias is not [{channels}]")
+        least = min((*padding[0], *padding[1], *output_padding))
+        require(min(x.shape[2:]) > 0 and least >= 0, "an empty image, or a negative padding")
+        whole = _spread(x.shape[2:], weight.shape[2:], strides, dilation, output_padding)
+        size = tuple(whole[axis] - sum(padding[axis]) for axis in (0, 1))
+        require(min(size) > 0, "its padding leaves nothing")
+        return x.with_shape((x.shape[0], channels, *size))
+
+    def evaluate(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        strides: Pair,
+        padding: Padding,
+        output_padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> Array:
+        batch, channels, height, width = x.shape
+        rows = x.reshape(batch, groups, channels // groups, height * width)
+        whole = _spread(x.shape[2:], weight.shape[2:], strides, dilation, output_padding)
+        y = numpy.zeros((batch, weight.shape[1] * groups, *whole), x.dtype)
+        for i in range(weight.shape[2]):
+            for j in range(weight.shape[3]):
+                tap = weight[:, :, i, j].reshape(groups, channels // groups, -1).swapaxes(1, 2)
+                part = (tap @ rows).reshape(batch, -1, height, width)
+                top, left = i * dilation[0], j * dilation[1]
+                bottom, right = top + (height - 1) * strides[0] + 1, left + (width - 1) * strides[1] + 1
+                y[:, :, top : bottom : strides[0], left : right : strides[1]] += part
+        (top, bottom), (left, right) = padding
+        y = y[:, :, top : whole[0] - bottom, left : whole[1] - right]
+        return y if bias is None else y + bias[:, None, None]
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
+        x, weight = inputs[:2]
+        assert x is not None
+        assert weight is not None
+        return 2 * x.size * weight.size // weight.shape[0]
+
+
+def _spread(image: Sequence[int], window: Sequence[int], strides: Pair, dilation: Pair, more: Pair) -> Pair:
+    """The height and width over which windows spread an image, padding included."""
+    height, width = (
+        (old - 1) * stride + reach * (each - 1) + 1 + extra
+        for old, each, stride, reach, extra in zip(image, window, strides, dilation, more, strict=True)
+    )
+    return height, width
+
+
 class ResizeNearest(Op):
     """Element i of each axis of the result is element floor(i * old / new) of the image's."""
 
@@ -98,5 +176,5 @@ class ResizeNearest(Op):
         return x[:, :, rows[:, None], columns]
 
 
-for _class in (Conv2d, ResizeNearest):
+for _class in (Conv2d, Conv2dTranspose, ResizeNearest):
     register(_class())
