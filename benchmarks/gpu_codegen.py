@@ -30,8 +30,8 @@ from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-from kernels.generated_cases import node_of, random_array
-from kernels.generated_nodes import BF16, activations, gated_residual, representative, rotary
+from generated_cases import node_of, random_array
+from generated_nodes import BF16, activations, gated_residual, representative, rotary
 
 REPLAYS = 25
 MOST_BYTES = 3 * 10**9

@@ -3,9 +3,8 @@
 import models
 import numpy
 import pytest
+from generated_cases import ELSEWHERE, TARGET, check
 from graphs import imported
-from kernels.generated_cases import TARGET, check
-from kernels.test_catalogue import ELSEWHERE
 
 from jitinfer.graph import evaluate
 from jitinfer.graph.evaluation import evaluate_node
