@@ -9,8 +9,10 @@ of a replay, and where it goes.
 
 import argparse
 import collections
+import faulthandler
 import gzip
 import json
+import logging
 import os
 import pathlib
 import statistics
@@ -117,8 +119,12 @@ def main():
     parser.add_argument("--tune", type=float, default=60.0)
     parser.add_argument("--most", type=int, default=8)
     parser.add_argument("--cache", default=None)
+    parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     store = Cache(arguments.cache) if arguments.cache else None
+    logging.basicConfig(level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(asctime)s %(message)s")
+    if arguments.verbose:
+        faulthandler.dump_traceback_later(40, repeat=True)
     reports = {}
     for name in arguments.models.split(","):
         try:

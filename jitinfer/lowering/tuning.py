@@ -95,6 +95,7 @@ class Tuner:
 
     def _timed(self, rotation: Rotation, choice: Choice, weights: Any) -> Choice:
         self.measured += 1
+        logger.debug("timing %s %s for %s", choice.family, choice.config, rotation.node.op.name)
         total = microseconds(rotation.plan(choice), weights, self._device)
         return replace(choice, microseconds=total / rotation.copies)
 

@@ -1,18 +1,9 @@
 """Which ops have kernels."""
 
+from generated_cases import ELSEWHERE
+
 from jitinfer.graph import table
 from jitinfer.kernels import families
-
-ELSEWHERE = {
-    "conditional",  # control flow
-    "while_loop",
-    "paddle",  # opaque
-    "constant",  # bytes of a plan
-    "attention",  # contractions
-    "conv2d",
-    "linear",
-    "matmul",
-}
 
 
 def test_every_op_but_these_has_a_family_here():

@@ -2,7 +2,7 @@
 
 import numpy
 import pytest
-from kernels.generated_cases import check, node_of, random_arrays
+from generated_cases import check, node_of, random_arrays
 
 from jitinfer.graph import View
 from jitinfer.kernels.triton.gathering import Gathers

@@ -1,7 +1,7 @@
 """Generated kernels through Triton's own compiler, for devices that are not here."""
 
 import pytest
-from kernels.generated_nodes import representative
+from generated_nodes import representative
 
 from jitinfer.kernels import Target, families_for
 from jitinfer.kernels.assembly import specializations

@@ -2,7 +2,7 @@
 
 import numpy
 import pytest
-from kernels.generated_cases import TARGET, check, node_of, random_arrays
+from generated_cases import TARGET, check, node_of, random_arrays
 
 from jitinfer.kernels import Config
 from jitinfer.kernels.triton.generated.cut_rows import CutRows
@@ -65,3 +65,5 @@ def test_few_long_rows_are_cut_into_many_parts():
     node = node_of("group_norm", [((1, 128, 512, 512), "bfloat16")], {"groups": 32})
     assert FAMILY.configs(node, TARGET)[0]["parts"] >= 16
     assert not FAMILY.supports(node_of("softmax", [((4, 64), "float32")]), TARGET)
+    assert not FAMILY.supports(node_of("softmax", [((4096, 4096), "float32")]), TARGET)
+    assert FAMILY.supports(node_of("softmax", [((4096, 20000), "float32")]), TARGET)

@@ -1,14 +1,18 @@
 """Generated kernels of pointwise ops against the op table's reference, by the interpreter."""
 
+import gc
 import itertools
+import linecache
 
 import ml_dtypes
 import numpy
 import pytest
-from kernels.generated_cases import TARGET, check, node_of, random_array, random_arrays, strided_view
+from generated_cases import TARGET, check, node_of, random_arrays, strided_view
 
 from jitinfer.graph import Kind, View, table
 from jitinfer.graph.types import numpy_dtype
+from jitinfer.kernels.assembly import specializations
+from jitinfer.kernels.triton.frontend import kernel_key
 from jitinfer.kernels.triton.generated.expressions import POINTWISE
 from jitinfer.kernels.triton.generated.pointwise import Pointwise
 
@@ -163,14 +167,28 @@ def test_every_pointwise_op_of_the_table_is_known():
     assert missing == {"rotary", "timestep_embedding"}
 
 
-def test_the_text_is_the_same_for_equal_nodes():
-    def source(seed):
-        node = node_of("add", [((4, 8), "float32"), ((8,), "float32")])
-        for _ in range(seed):
-            random_array(numpy.random.default_rng(0), (1,), "float32")
-        return FAMILY.launches(node, FAMILY.configs(node, TARGET)[0], TARGET).steps[0].function
+def source_of(name):
+    node = node_of(name, [((4, 8), "float32"), ((8,), "float32")])
+    return FAMILY.launches(node, FAMILY.configs(node, TARGET)[0], TARGET)
 
-    assert source(0) is source(1)
+
+def test_equal_nodes_have_one_function():
+    assert source_of("add").steps[0].function is source_of("add").steps[0].function
+    assert source_of("add").steps[0].function is not source_of("subtract").steps[0].function
+
+
+def test_the_key_of_a_kernel_is_its_text():
+    """Also when the function was forgotten between, and its text has left the cache of lines."""
+
+    def digest(name):
+        (source,) = specializations(source_of(name))
+        return kernel_key(source, 90).digest
+
+    first = digest("add")
+    gc.collect()
+    assert not [each for each in linecache.cache if each.startswith("<jitinfer")]
+    assert digest("add") == first
+    assert digest("subtract") != first
 
 
 def test_float8_needs_a_device_that_converts_it():
@@ -179,3 +197,20 @@ def test_float8_needs_a_device_that_converts_it():
     arrays = [numpy.linspace(-400, 400, 64, dtype=numpy.float32).reshape(4, 16)]
     assert FAMILY.supports(node, TARGET)
     assert arrays[0].astype(ml_dtypes.float8_e4m3fn).shape == node.output.shape
+
+
+def test_more_elements_than_32_bits_count():
+    """Nothing to run here: the text alone."""
+    node = node_of("add", [((2**16, 2**16), "bfloat16"), ((2**16,), "bfloat16")])
+    (step,) = FAMILY.launches(node, FAMILY.configs(node, TARGET)[0], TARGET).steps
+    assert "tl.program_id(0).to(tl.int64)" in step.function.src
+    small = node_of("add", [((2**10, 2**10), "bfloat16"), ((2**10,), "bfloat16")])
+    (step,) = FAMILY.launches(small, FAMILY.configs(small, TARGET)[0], TARGET).steps
+    assert "int64" not in step.function.src
+
+
+def test_a_small_part_of_a_large_buffer_is_reached_by_64_bits():
+    far = View((2, 64), (2**32, 1), 5)
+    node = node_of("exp", [((2**33,), "float16")], views=(far,))
+    (step,) = FAMILY.launches(node, FAMILY.configs(node, TARGET)[0], TARGET).steps
+    assert ".to(tl.int64) * 4294967296" in step.function.src

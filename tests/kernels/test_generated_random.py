@@ -3,9 +3,9 @@
 import os
 
 import numpy
+from generated_cases import TARGET, check, node_of, random_arrays, reference, strided_view
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from kernels.generated_cases import TARGET, check, node_of, random_arrays, reference, strided_view
 
 from jitinfer.graph import Builder, ops
 from jitinfer.kernels.triton.generated.pointwise import Pointwise

@@ -2,7 +2,7 @@
 
 import numpy
 import pytest
-from kernels.generated_cases import TARGET, check, node_of, random_arrays, strided_view
+from generated_cases import TARGET, check, node_of, random_arrays, strided_view
 
 from jitinfer.graph import Builder, View, op_named, ops
 from jitinfer.kernels.triton.generated.pointwise import Pointwise

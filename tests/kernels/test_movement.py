@@ -1,7 +1,7 @@
 """Copies and concatenations, by the interpreter."""
 
 import pytest
-from kernels.generated_cases import TARGET, check, node_of, random_arrays, strided_view
+from generated_cases import TARGET, check, node_of, random_arrays, strided_view
 
 from jitinfer.graph import View
 from jitinfer.kernels.triton.movement import Copies

@@ -2,7 +2,7 @@
 
 import numpy
 import pytest
-from kernels.generated_cases import TARGET, check, node_of, random_arrays
+from generated_cases import TARGET, check, node_of, random_arrays
 
 from jitinfer.kernels import Config
 from jitinfer.kernels.triton.creation import Creation

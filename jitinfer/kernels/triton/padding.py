@@ -34,7 +34,7 @@ class PadAndResize(Family):
     def supports(self, node: Node, target: Target) -> bool:
         x = node.inputs[0]
         assert x is not None
-        real = launching.types_known(node, target) and not x.dtype.startswith("complex")
+        real = launching.types_known(node, target) and launching.narrow(node) and not x.dtype.startswith("complex")
         constant = node.op.name == "pad" and node.attributes["mode"] == "constant"
         return real and launching.results_of(node) is not None and (constant or x.type.size > 0)
 

@@ -32,7 +32,8 @@ class Pools(Family):
     def supports(self, node: Node, target: Target) -> bool:
         x = node.inputs[0]
         assert x is not None
-        real = launching.types_known(node, target) and not x.dtype.startswith("complex") and x.dtype != "bool"
+        real = launching.types_known(node, target) and launching.narrow(node)
+        real = real and not x.dtype.startswith("complex") and x.dtype != "bool"
         return real and launching.results_of(node) is not None
 
     def configs(self, node: Node, target: Target) -> Sequence[Config]:

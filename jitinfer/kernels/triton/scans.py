@@ -40,7 +40,7 @@ def with_axis_last(node: Node) -> tuple[Strided, list[Strided]] | None:
 def _supported(node: Node, target: Target) -> bool:
     x = node.inputs[0]
     assert x is not None
-    real = launching.types_known(node, target) and not x.dtype.startswith("complex")
+    real = launching.types_known(node, target) and launching.narrow(node) and not x.dtype.startswith("complex")
     return real and with_axis_last(node) is not None
 
 

@@ -2,6 +2,7 @@
 
 They mean what the op table says, NaN and infinities included, and err by at most two units in the last place or so:
 Triton's own exp, log, sine and root are faster and coarser than that, so those of CUDA's device library stand here.
+Results below the smallest normal float32 may be 0.
 """
 
 from __future__ import annotations

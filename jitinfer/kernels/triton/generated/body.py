@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy
@@ -15,7 +16,7 @@ from jitinfer.kernels.triton.generated.block import Term
 from jitinfer.kernels.triton.generated.expressions import POINTWISE, TYPES, converted, expression, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from jitinfer.graph import Graph, Node, Value
     from jitinfer.kernels.triton.generated.block import Block
@@ -76,9 +77,28 @@ def parts(tensor: Strided) -> list[Strided]:
     return [Strided(tensor.buffer, dtype, View(view.shape, strides, 2 * view.offset + part)) for part in (0, 1)]
 
 
-def names_of(node: Node, terms: Sequence[Term | None]) -> dict[str, Term]:
-    """The terms of a node's operands by the operands' names."""
-    return {each.name: term for each, term in zip(node.op.operands, terms, strict=False) if term is not None}
+class Operands(Mapping[str, Term]):
+    """The operands of a node that are there by their names; each is read when it is asked for."""
+
+    def __init__(self, node: Node, read: Callable[[Value], Term]) -> None:
+        self._value_of = {
+            operand.name: value
+            for operand, value in zip(node.op.operands, node.inputs, strict=False)
+            if value is not None
+        }
+        self._read = read
+
+    def __getitem__(self, name: str) -> Term:
+        return self._read(self._value_of[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._value_of)
+
+    def __len__(self) -> int:
+        return len(self._value_of)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._value_of
 
 
 class Body:
@@ -87,22 +107,42 @@ class Body:
     def __init__(self, block: Block) -> None:
         self.block = block
         self.value_of: dict[Value, list[Term]] = {}
+        self._unread: dict[Value, Strided] = {}
 
-    def write(self, body: Graph, operands: Sequence[Strided], results: Sequence[Strided]) -> None:
-        """operands: the body's inputs, results: its outputs, all as views of the shape of the space."""
-        for value, operand in zip(body.inputs, operands, strict=True):
-            self.value_of[value] = [self.block.load(part) for part in parts(operand)]
+    def write(
+        self, body: Graph, operands: Sequence[Strided], results: Sequence[Strided], *, late: bool = False
+    ) -> None:
+        """operands: the body's inputs, results: its outputs, all as views of the shape of the space.
+
+        late: read each operand where it is needed first, behind reductions of others, and not all at once: fewer
+        registers, for more waiting.
+        """
+        self._unread = dict(zip(body.inputs, operands, strict=True))
+        if not late:
+            for value in body.inputs:
+                self.terms(value)
         for node in body.nodes:
             self._add(node)
         if self.block.kernel.programmatic:
             self.block.kernel.line("tl.extra.cuda.gdc_launch_dependents()")
         for value, result in zip(body.outputs, results, strict=True):
-            for part, term in zip(parts(result), self.value_of[value], strict=True):
+            for part, term in zip(parts(result), self.terms(value), strict=True):
                 self.block.store(part, term)
+
+    def terms(self, value: Value) -> list[Term]:
+        """Of a value that was computed, or of an operand, which is read now if it has not been."""
+        operand = self._unread.pop(value, None)
+        if operand is not None:
+            self.value_of[value] = [self.block.load(part) for part in parts(operand)]
+        return self.value_of[value]
 
     def _add(self, node: Node) -> None:
         name = node.op.name
-        inputs = [None if value is None else self.value_of[value] for value in node.inputs]
+        if name in NORMS:
+            results = self._norm(node, Operands(node, lambda value: self.terms(value)[0]))
+            self.value_of.update(zip(node.outputs, ([each] for each in results), strict=True))
+            return
+        inputs = [None if value is None else self.terms(value) for value in node.inputs]
         if name == "complex":
             self.value_of[node.output] = [part[0] for part in inputs if part is not None]
         elif name in ("real", "imag"):
@@ -112,9 +152,11 @@ class Body:
             text = literal(node.attributes["value"].array.reshape(-1)[0], Term("", node.output.dtype).computed)
             self.value_of[node.output] = [Term(text, node.output.dtype)]
         elif name in REDUCTIONS:
-            given = [None if each is None else each[0] for each in inputs]
-            for value, term in zip(node.outputs, self._reduction(node, given), strict=True):
-                self.value_of[value] = [term]
+            assert inputs[0] is not None
+            x = inputs[0][0]
+            self.value_of[node.output] = [
+                self._softmax(name, x) if name in SOFTMAX else self.row_sum(name, x, node.output.dtype)
+            ]
         else:
             terms = [each[0] for each in inputs if each is not None]
             line = expression(name, [t.text for t in terms], [t.computed for t in terms], node.attributes)
@@ -123,16 +165,6 @@ class Body:
 
     def _named(self, text: str, stem: str, dtype: str) -> Term:
         return Term(self.block.name(text, stem), dtype)
-
-    def _reduction(self, node: Node, given: Sequence[Term | None]) -> list[Term]:
-        name = node.op.name
-        x = given[0]
-        assert x is not None
-        if name in ROW_SUMS:
-            return [self.row_sum(name, x, node.output.dtype)]
-        if name in SOFTMAX:
-            return [self._softmax(name, x)]
-        return self._norm(node, names_of(node, given))
 
     def row_sum(self, name: str, x: Term, dtype: str) -> Term:
         """A sum, or another reduction of ROW_SUMS, over each row: a block of one column, of `dtype`."""
@@ -173,7 +205,7 @@ class Body:
         text = f"{weights.text} * (1.0 / {total})" if name == "softmax" else f"{shifted} - libdevice.log({total})"
         return self._named(text, name, x.dtype)
 
-    def _norm(self, node: Node, named: dict[str, Term]) -> list[Term]:
+    def _norm(self, node: Node, named: Mapping[str, Term]) -> list[Term]:
         x = self.normalized(node, named)
         width, held = self.block.space.count("column"), x.computed
         centred = x
@@ -186,14 +218,14 @@ class Body:
         )
         return self.norm_of(node, x, centred, variance, named)
 
-    def normalized(self, node: Node, named: dict[str, Term]) -> Term:
+    def normalized(self, node: Node, named: Mapping[str, Term]) -> Term:
         """What a norm is taken of."""
         x = named["x"]
         if "gate" not in named:
             return x
         return self._named(f"{named['residual'].text} + {named['gate'].text} * {x.text}", "total", x.dtype)
 
-    def norm_of(self, node: Node, x: Term, centred: Term, variance: str, named: dict[str, Term]) -> list[Term]:
+    def norm_of(self, node: Node, x: Term, centred: Term, variance: str, named: Mapping[str, Term]) -> list[Term]:
         """The results of a norm of x, whose difference from its mean is `centred`."""
         epsilon = literal(node.attributes["epsilon"], x.computed)
         y = self._named(f"{centred.text} * libdevice.rsqrt({variance} + {epsilon})", "normal", x.dtype)
@@ -202,7 +234,7 @@ class Body:
             y = self._named(f"arithmetic.silu({y.text})", "silu", y.dtype)
         return [x, y] if "gate" in named else [y]
 
-    def affine(self, y: Term, named: dict[str, Term], *, plain: bool) -> Term:
+    def affine(self, y: Term, named: Mapping[str, Term], *, plain: bool) -> Term:
         """What stands behind a norm: times weight, plus bias, and, unless `plain`, times 1 + scale, plus shift."""
         weight, bias = named.get("scale" if plain else "weight"), named.get("bias")
         text = y.text

@@ -20,7 +20,7 @@ from jitinfer.kernels.triton.generated.block import Kernel, Term
 from jitinfer.kernels.triton.generated.body import NORMS, SOFTMAX, Body, writable
 from jitinfer.kernels.triton.generated.expressions import TYPES, computed
 from jitinfer.kernels.triton.generated.reductions import Loop, row_major
-from jitinfer.kernels.triton.generated.rows import Rows, rows_of
+from jitinfer.kernels.triton.generated.rows import Rows, longest_held, rows_of
 from jitinfer.kernels.triton.generated.tiles import Tiling
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MOST_PARTS = 128
 
 
 class CutRows(Family):
-    """Rows of any length from 2048 on, any strides."""
+    """Rows that registers cannot hold, or too few to keep a device busy; any strides."""
 
     name = "cut_rows"
     ops = tuple(sorted(NORMS | SOFTMAX))
@@ -44,7 +44,9 @@ class CutRows(Family):
         if not launching.types_known(node, target):
             return False
         rows = rows_of(node)
-        return rows is not None and rows.width >= SHORT and writable(rows.body)
+        if rows is None or rows.width < SHORT or not writable(rows.body):
+            return False
+        return rows.width > longest_held(rows) or rows.space.count("row") < 2 * target.sm_count
 
     def configs(self, node: Node, target: Target) -> Sequence[Config]:
         rows = rows_of(node)

@@ -9,6 +9,7 @@ from jitinfer.graph.operations.complex_numbers import PARTS
 from jitinfer.graph.view import View
 from jitinfer.kernels.family import Candidate, Config, KernelLaunch, input_name
 from jitinfer.kernels.operands import Strided, result
+from jitinfer.kernels.triton.generated.access import LIMIT
 from jitinfer.kernels.triton.generated.expressions import TYPES
 from jitinfer.kernels.triton.generated.source import function_of
 
@@ -51,6 +52,11 @@ def types_known(node: Node, target: Target) -> bool:
     if "float8_e4m3fn" in dtypes and target.compute_capability < FLOAT8_CAPABILITY:
         return False
     return all(dtype in TYPES or dtype in PARTS for dtype in dtypes)
+
+
+def narrow(node: Node) -> bool:
+    """Whether 32 bits count the elements of each of the node's values."""
+    return all(value is None or value.type.size < LIMIT for value in (*node.inputs, *node.outputs))
 
 
 def empty(node: Node) -> bool:

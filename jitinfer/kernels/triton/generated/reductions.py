@@ -72,7 +72,9 @@ class Reductions(Family):
         rows, width = space.count("row"), space.count("column")
         along_rows = abs(x.strides[-1]) > 1 and any(abs(x.strides[axis]) == 1 for axis in space.axes("row"))
         ranked = []
-        for elements in (1024, 2048, 4096):
+        # Nothing but larger blocks makes it fast where rows are few and cannot be cut.
+        few = node.op.name in ARGUMENTS and rows < target.sm_count
+        for elements in (2048, 4096, 8192) if few else (1024, 2048, 4096):
             for held_rows in (1, 4, 16, 32, 64):
                 columns = min(elements // held_rows, triton.next_power_of_2(width))
                 if held_rows > triton.next_power_of_2(rows):
@@ -81,10 +83,10 @@ class Reductions(Family):
                 programs = -(-rows // held_rows) * cut
                 idle = max(0.0, math.log2(2 * target.sm_count / programs))
                 scattered = along_rows and held_rows < 16
-                rank = (scattered, idle, abs(math.log2(held_rows * columns / 2048)), held_rows)
+                rank = (scattered, idle, abs(math.log2(held_rows * columns / (8192 if few else 2048))), held_rows)
                 ranked.append((rank, held_rows, columns, cut))
         choices = [
-            {"rows": held_rows, "columns": columns, "parts": cut, "warps": 4 if held_rows * columns <= 2048 else 8}
+            {"rows": held_rows, "columns": columns, "parts": cut, "warps": max(4, min(held_rows * columns // 512, 16))}
             for _, held_rows, columns, cut in sorted(ranked)[:4]
         ]
         return launching.with_programmatic(target, choices)

@@ -110,7 +110,7 @@ class HeldRows(Family):
         if not launching.types_known(node, target):
             return False
         rows = rows_of(node)
-        if rows is None or not writable(rows.body) or not 0 < rows.width <= _limit(rows):
+        if rows is None or not writable(rows.body) or not 0 < rows.width <= longest_held(rows):
             return False
         return any(each.op.name in REDUCTIONS for each in rows.body.nodes) and _last_axis_only(node)
 
@@ -127,11 +127,13 @@ class HeldRows(Family):
         kernel = Kernel(programmatic=bool(config["programmatic"]))
         plan = rows.tiling(config["rows"])
         split = len(rows.tensors) - rows.written
-        Body(plan.begin(kernel)).write(rows.body, rows.tensors[:split], rows.tensors[split:])
+        late = bool(config["late"])
+        Body(plan.begin(kernel)).write(rows.body, rows.tensors[:split], rows.tensors[split:], late=late)
         return Candidate((launching.launch(kernel, plan.programs, config["warps"]),))
 
 
-def _limit(rows: Rows) -> int:
+def longest_held(rows: Rows) -> int:
+    """Elements of the longest row that registers hold."""
     wide = any(itemsize(value.dtype) == 8 for node in rows.body.nodes for value in node.outputs)
     return MAX_WIDTH // 2 if wide else MAX_WIDTH
 
@@ -171,9 +173,14 @@ def row_configs(rows: Rows, target: Target) -> list[Config]:
                 continue
             idle = held_rows > 1 and -(-count // held_rows) < 2 * target.sm_count
             scattered = rows.along_rows and held_rows < 16
-            rank = (scattered, idle, abs(math.log2(held) - 4), abs(warps - 4), held_rows)
+            # Of 32 warps, a multiprocessor holds one program, and waits while that reduces.
+            rank = (scattered, idle, warps > 16, abs(math.log2(held) - 4), abs(warps - 4), held_rows)
             ranked.append((rank, held_rows, warps))
     if not ranked:
-        ranked = [((False, False, 0.0, 0, 1), 1, 32)]
-    choices = [{"rows": held_rows, "warps": warps} for _, held_rows, warps in sorted(ranked)[:6]]
-    return launching.with_programmatic(target, choices)
+        ranked = [((False, False, True, 0.0, 0, 1), 1, 32)]
+    choices = []
+    for _, held_rows, warps in sorted(ranked)[:4]:
+        # Many elements a thread leave no registers for what is read before it is needed.
+        crowded = block * held_rows // (32 * warps) > 16
+        choices += [{"rows": held_rows, "warps": warps, "late": late} for late in (int(crowded), int(not crowded))]
+    return launching.with_programmatic(target, choices[:6])

@@ -1,6 +1,6 @@
 """One node for each way that a generated kernel is written, at the shapes of models: what is compiled and timed."""
 
-from kernels.generated_cases import node_of
+from generated_cases import node_of
 
 from jitinfer.graph import Builder, View, ops
 

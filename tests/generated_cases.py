@@ -11,6 +11,17 @@ from jitinfer.kernels.device_library import numpy_device_library
 from jitinfer.kernels.interpreter import interpret
 
 TARGET = Target.named(90)
+ELSEWHERE = {
+    "conditional",  # control flow
+    "while_loop",
+    "paddle",  # opaque
+    "constant",  # bytes of a plan
+    "attention",  # contractions
+    "conv2d",
+    "linear",
+    "matmul",
+}
+"""Ops without a kernel of these families."""
 # Of bfloat16 a whole unit: the interpreter cuts where devices round.
 UNITS = {"float16": 2**-11, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52, "complex64": 2**-23}
 
