@@ -91,6 +91,7 @@ def representative():
         "largest pool": node_of("max_pool2d", [((1, 128, 64, 64), BF16)], pool),
         "cumsum": node_of("cumsum", [((4, 4096), "float32")], {"axis": 1}),
         "top k": node_of("top_k", [((64, 64), "float32")], {"k": 8}),
+        "top k of parts": node_of("top_k", [((2, 8000), BF16)], {"k": 50}),
         "argsort": node_of("argsort", [((4, 1000), BF16)], {"axis": 1}),
         "iota": node_of("iota", [], {"size": 1000}),
         "full": node_of("full", [], {"shape": (100,), "value": 0.5, "dtype": "float32"}),

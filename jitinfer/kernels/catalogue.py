@@ -14,10 +14,11 @@ from jitinfer.kernels.triton.layer_norm import RowNorm
 from jitinfer.kernels.triton.matmul import BulkCopyProduct, TiledProduct
 from jitinfer.kernels.triton.matmul_small import FewRowsProduct
 from jitinfer.kernels.triton.movement import Copies
+from jitinfer.kernels.triton.orders import Orders
 from jitinfer.kernels.triton.padding import PadAndResize
 from jitinfer.kernels.triton.pooling import Pools
 from jitinfer.kernels.triton.rotary import RotaryHalves, TimestepEmbedding
-from jitinfer.kernels.triton.scans import Orders, RunningSums
+from jitinfer.kernels.triton.scans import RunningSums
 
 if TYPE_CHECKING:
     from jitinfer.kernels.family import Family

@@ -4,36 +4,42 @@ import pytest
 from generated_nodes import representative
 
 from jitinfer.kernels import Target, families_for
-from jitinfer.kernels.assembly import specializations
+from jitinfer.kernels.assembly import plan_of_node, specializations
 from jitinfer.kernels.triton.compilation import Compiler
+from jitinfer.runtime import check
 
 NODES = representative()
 OLDER = ["pointwise group", "gated residual adaLN", "long softmax", "rotary interleaved", "transpose", "sum of all"]
 
 
-def sources(node, target):
-    """What the first configuration of every generated family for the node has to have compiled."""
-    found = []
-    for family in families_for(node, target):
-        if family.name != "row_norm":
-            found += specializations(family.launches(node, family.configs(node, target)[0], target))
-    assert found
-    return found
+def candidates(node, target):
+    """By the first configuration of every generated family for the node."""
+    families = [each for each in families_for(node, target) if each.name != "row_norm"]
+    assert families
+    return [each.launches(node, each.configs(node, target)[0], target) for each in families]
 
 
-def compiled(names, capability):
+def failures(names, capability):
+    """What does not compile, or makes no sound plan."""
     target = Target.named(capability)
-    every = {name: sources(NODES[name], target) for name in names}
+    tried = [(NODES[name], each) for name in names for each in candidates(NODES[name], target)]
     with Compiler(target) as compiler:
-        kernels = compiler.try_all([each for group in every.values() for each in group])
-    return [kernel for kernel in kernels if isinstance(kernel, Exception)]
+        compiled = iter(compiler.try_all([source for _, each in tried for source in specializations(each)]))
+    found = []
+    for node, candidate in tried:
+        kernels = [next(compiled) for _ in specializations(candidate)]
+        errors = [each for each in kernels if isinstance(each, Exception)]
+        found += errors
+        if not errors:
+            check(plan_of_node(node, candidate, kernels, capability))
+    return found
 
 
 @pytest.mark.slow
 def test_all_of_them_for_hopper():
-    assert compiled(NODES, 90) == []
+    assert failures(NODES, 90) == []
 
 
 @pytest.mark.parametrize("capability", [80, 89, 100])
 def test_some_of_them_for_other_devices(capability):
-    assert compiled(OLDER, capability) == []
+    assert failures(OLDER, capability) == []

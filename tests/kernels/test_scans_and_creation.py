@@ -6,7 +6,8 @@ from generated_cases import TARGET, check, node_of, random_arrays
 
 from jitinfer.kernels import Config
 from jitinfer.kernels.triton.creation import Creation
-from jitinfer.kernels.triton.scans import Orders, RunningSums
+from jitinfer.kernels.triton.orders import Orders
+from jitinfer.kernels.triton.scans import RunningSums
 from jitinfer.runtime.plan import Fill
 
 SUMS, ORDERS, CREATION = RunningSums(), Orders(), Creation()
@@ -44,6 +45,24 @@ def test_argsort_is_stable(shape, axis, descending, dtype):
 def test_top_k(shape, axis, k, dtype, largest):
     node = node_of("top_k", [(shape, dtype)], {"axis": axis, "k": k, "largest": largest})
     check(ORDERS, node, random_arrays(node))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 301), 1), ((257, 3), 0)])
+def test_the_first_of_parts(shape, axis, dtype, largest):
+    """With many equal elements: those that stand first are kept, whatever part they are in."""
+    node = node_of("top_k", [(shape, dtype)], {"axis": axis, "k": 5, "largest": largest})
+    arrays = random_arrays(node)
+    arrays[0] = numpy.round(arrays[0].astype("float32")).astype(arrays[0].dtype)
+    configs = [Config.of(rows=1, columns=32, parts=4, warps=4, programmatic=0)]
+    check(ORDERS, node, arrays, configs=configs)
+
+
+def test_the_first_of_long_rows_are_found_in_parts():
+    node = node_of("top_k", [((16, 32000), "bfloat16")], {"k": 50})
+    assert len(ORDERS.launches(node, ORDERS.configs(node, TARGET)[0], TARGET).steps) == 2
+    assert not ORDERS.supports(node_of("top_k", [((1, 70000), "bfloat16")], {"k": 50}), TARGET)
 
 
 @pytest.mark.parametrize("descending", [True, False])
