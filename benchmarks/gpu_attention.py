@@ -270,7 +270,7 @@ def measure(shape, node, rows, target, deadline):
         try:
             microseconds, error = bench.peer(backend)
             record["peers"][name] = {"us": microseconds, "error": error}
-        except Exception as problem:  # noqa: BLE001 (one failure must not end the others)
+        except Exception as problem:
             record["peers"][name] = {"failed": str(problem)[:200]}
     for name, config, (candidate, kernels, failed) in rows:
         entry = {"family": name, "config": dict(config.values)}
@@ -280,7 +280,7 @@ def measure(shape, node, rows, target, deadline):
             continue
         try:
             entry["us"], entry["error"] = bench.family(candidate, kernels, target)
-        except Exception as problem:  # noqa: BLE001 (one failure must not end the others)
+        except Exception as problem:
             entry["failed"] = f"{type(problem).__name__}: {problem}"[:300]
     return record
 
@@ -319,7 +319,7 @@ def measure_specialized(shapes, target, compile_only):
                 target,
             )
             print(shape, choice, f"{microseconds:.2f} us, error {error:.1e}", flush=True)
-        except Exception as problem:  # noqa: BLE001 (one failure must not end the others)
+        except Exception as problem:
             print(shape, choice, f"{type(problem).__name__}: {problem}"[:300], flush=True)
 
 
@@ -382,7 +382,7 @@ def main():
         rows = [(each[2], each[3], result) for each, result in zip(work, compiled, strict=True) if each[0] == shape]
         try:
             record = measure(shape, node, rows, target, deadline)
-        except Exception as problem:  # noqa: BLE001 (one failure must not end the others)
+        except Exception as problem:
             lines.append(f"{shape}: {type(problem).__name__}: {problem}"[:300])
             continue
         records.append(record)

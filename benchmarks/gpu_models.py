@@ -130,7 +130,7 @@ def main():
         try:
             path = arguments.folder / f"{name}.graph.gz"
             reports[name] = measure(path, arguments.dtype, arguments.tune, arguments.most, store)
-        except Exception:  # noqa: BLE001 (one model's failure is no other's)
+        except Exception:
             reports[name] = {"failed": traceback.format_exc()}
         report = reports[name]
         print(f"\n{name}")

@@ -21,6 +21,7 @@ from jitinfer.passes import (
     merge_linear,
     share_heads,
     simplify,
+    transpose_weights,
     weight_prologue,
 )
 from jitinfer.passes.convert_precision import converting
@@ -66,6 +67,7 @@ __all__ = [
     "run_passes",
     "share_heads",
     "simplify",
+    "transpose_weights",
     "table",
     "weight_prologue",
 ]

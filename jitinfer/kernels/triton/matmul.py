@@ -3,8 +3,8 @@
 A program multiplies tiles that it takes one after another from a list in which those that share rows or columns are
 near each other, so that what two programs read comes from the L2 cache once. Where strides and alignment allow it,
 tiles are moved by the bulk copy engine (TMA), by tensor maps made on the host, or in the kernel where the tile is wider
-than one copy; elsewhere by loads of each thread. `specialized`: some warps load, two groups of four warps multiply,
-each half of the tile's rows.
+than one copy; elsewhere by loads of each thread. Triton's own warp specialization is not offered: what Triton 3.6 makes
+of this loop by it for sm_90 never ends.
 """
 
 from __future__ import annotations
@@ -137,7 +137,6 @@ def multiply(
     ONE_GATE: tl.constexpr,
     EARLY: tl.constexpr,
     FLATTEN: tl.constexpr,
-    SPECIALIZED: tl.constexpr,
     WIDE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -165,7 +164,7 @@ def multiply(
             weight_source = described(weight, WEIGHT_LAYERS, BLOCK_N, BLOCK_K)
         else:
             weight_source = described(weight, WEIGHT_LAYERS, BLOCK_K, BLOCK_N)
-    for tile in tl.range(tl.program_id(0), TILES, PROGRAMS, flatten=FLATTEN, warp_specialize=SPECIALIZED):
+    for tile in tl.range(tl.program_id(0), TILES, PROGRAMS, flatten=FLATTEN):
         part = tile % SPLITS
         stack = tile // SPLITS // (down * across)
         within = tile // SPLITS % (down * across)
@@ -299,7 +298,6 @@ def _multiplying_launch(contraction: Contraction, config: Config, apart: int) ->
         TOGETHER=8,
         EARLY=bool(config["early"]) and contraction.residual is not None,
         FLATTEN=bool(config["flatten"]),
-        SPECIALIZED=bool(config["specialized"]),
         WIDE=contraction.wide,
         DEPENDENT=bool(config["programmatic"]),
     )

@@ -200,7 +200,6 @@ def _tiles(contraction: Contraction, target: Target) -> Iterator[Config]:
                         splits=splits,
                         bulk=0,
                         host_maps=0,
-                        specialized=0,
                         flatten=0,
                         programs=0,
                         early=0,

@@ -70,7 +70,6 @@ class _Choice:
     stages: int
     splits: int
     bulk: bool
-    specialized: bool = False
     flatten: bool = False
     persistent: bool = False
     early: bool = False
@@ -80,12 +79,11 @@ class _Choice:
             block_m=self.tile.m,
             block_n=self.tile.n,
             block_k=self.tile.k,
-            warps=4 if self.specialized else self.tile.warps,
+            warps=self.tile.warps,
             stages=self.stages,
             splits=self.splits,
             bulk=int(self.bulk),
             host_maps=1,
-            specialized=int(self.specialized),
             flatten=int(self.flatten),
             programs=target.sm_count * resident if self.persistent else 0,
             early=int(self.early),
@@ -127,7 +125,7 @@ def _choices(contraction: Contraction, target: Target, bulk: bool) -> Iterator[_
 def _with_stages(choice: _Choice, contraction: Contraction, target: Target) -> _Choice:
     """As many loads in flight as there is room for, five at most."""
     room = target.shared_memory - 2048
-    if choice.specialized or choice.flatten:
+    if choice.flatten:
         # The tile on its way out has a place of its own, as numbers of 32 bits or in quarters of them.
         room -= choice.tile.m * choice.tile.n * (4 if choice.splits > 1 else 1)
     if target.compute_capability < 90:
@@ -141,8 +139,6 @@ def _stage_bytes(choice: _Choice, contraction: Contraction) -> int:
 
 def _resident(choice: _Choice, contraction: Contraction, target: Target) -> int:
     """Programs on one multiprocessor at a time."""
-    if choice.specialized:
-        return 1
     by_memory = target.shared_memory // (choice.stages * _stage_bytes(choice, contraction) + 2048)
     held = choice.tile.m * choice.tile.n // (32 * choice.tile.warps) + 48
     by_registers = 65536 // (held * 32 * choice.tile.warps)
@@ -172,17 +168,12 @@ def _seconds(contraction: Contraction, choice: _Choice, target: Target) -> float
 
 
 def _variants(contraction: Contraction, choice: _Choice, target: Target) -> list[_Choice]:
-    """The ways to run one tile: each for itself or one after another, warps alike or of two kinds."""
+    """The ways to run one tile: each for itself, or one after another."""
     tile = choice.tile
     tiles = -(-contraction.rows // tile.m) * -(-contraction.columns // tile.n) * contraction.stack * choice.splits
     early = contraction.residual is not None and choice.splits == 1
     plain = replace(choice, early=early)
-    found = []
-    if choice.bulk and target.compute_capability == 90 and tile.m >= 128:
-        specialized = _with_stages(replace(choice, specialized=True, persistent=True), contraction, target)
-        if specialized.stages > 2:
-            found.append(specialized)
-    found.append(plain)
+    found = [plain]
     if choice.bulk and tiles > target.sm_count * _resident(choice, contraction, target):
         found.append(_with_stages(replace(choice, persistent=True, flatten=True), contraction, target))
     return found
