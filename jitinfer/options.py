@@ -190,6 +190,13 @@ class Options:
         "What happens to what cannot be compiled: `paddle` runs it dynamically, `error` raises.",
         compiles=False,
     )
+    tune: str = option(
+        "fast",
+        _one_of("off", "fast", "max"),
+        "How the CUDA engine chooses kernels: `off` as they are guessed to be best, `fast` by timing some for about "
+        "20 seconds, `max` by timing all. What was found is kept in the cache.",
+        compiles=False,
+    )
     num_threads: int | None = option(
         None, _threads, "Threads of the CPU engine. None: `OMP_NUM_THREADS`, or the cores this process may use."
     )

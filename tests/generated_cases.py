@@ -18,6 +18,7 @@ ELSEWHERE = {
     "constant",  # bytes of a plan
     "attention",  # contractions
     "conv2d",
+    "conv2d_transpose",
     "linear",
     "matmul",
 }

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 def engine_for(options: Options) -> Engine:
     """The engine that `options.engine` names. Raises EngineUnavailableError, naming what is missing."""
     if options.engine == "cuda":
-        raise EngineUnavailableError(
-            f"engine='cuda' at {user_location()}: this version of jitinfer has no CUDA engine yet; "
-            "use engine='paddle', or 'auto' to take it up once it is there"
-        )
+        from jitinfer.engines.cuda import CudaEngine
+
+        engine = CudaEngine()
+        if engine.missing():
+            raise EngineUnavailableError(f"engine='cuda' at {user_location()} cannot run: {engine.missing()}")
+        return engine
     if options.engine == "reference":
         from jitinfer.engines.reference import ReferenceEngine
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
-import paddle
-
 from jitinfer.engines.comparison import difference, tolerance_for
 from jitinfer.engines.paddle import as_arrays
 from jitinfer.engines.stages import Stages
+from jitinfer.engines.tensors import array_of, tensor_of
 from jitinfer.errors import EngineError, GraphError, PassError, VerificationError
 from jitinfer.graph import evaluate
-from jitinfer.graph.types import NARROW, dtype_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,13 +40,13 @@ class ReferenceExecutable:
     def run(self, tensors: Sequence[Any]) -> list[Any]:
         try:
             graph = self._stages.graph(tuple(tuple(tensor.shape) for tensor in tensors))
-            results = evaluate(graph, [_array(tensor) for tensor in tensors], self._weights)
+            results = evaluate(graph, [array_of(tensor).copy() for tensor in tensors], self._weights)
         except (GraphError, PassError) as error:
             raise EngineError(f"{self._name}: {error}") from error
-        return [_tensor(result) for result in results]
+        return [tensor_of(result) for result in results]
 
     def refresh(self, parameters: Sequence[Any]) -> None:
-        self._weights = [_array(tensor) for tensor in self._stages.weights(parameters)]
+        self._weights = [array_of(tensor).copy() for tensor in self._stages.weights(parameters)]
 
 
 class ReferenceEngine:
@@ -69,15 +66,3 @@ class ReferenceEngine:
             if not found.within(tolerance):
                 raise VerificationError(f"{request.name}: {found.what}; rounding explains {tolerance}")
         return executable
-
-
-def _array(tensor: Any) -> Any:
-    """A NumPy array of the tensor's own dtype, sharing no memory with it."""
-    array = tensor.numpy()
-    return (array.view(ml_dtypes.bfloat16) if tensor.dtype == paddle.bfloat16 else array).copy()
-
-
-def _tensor(array: Any) -> Any:
-    if dtype_name(array.dtype) in NARROW:
-        return paddle.to_tensor(array.astype("float32")).astype(dtype_name(array.dtype))
-    return paddle.to_tensor(array)

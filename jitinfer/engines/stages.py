@@ -20,7 +20,7 @@ from jitinfer.passes import chosen, run_passes
 from jitinfer.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jitinfer.engines.protocol import Request
     from jitinfer.graph import Graph
@@ -66,7 +66,8 @@ class Stages:
     Raises EngineError, naming the pass, where one of Paddle's passes throws or crashes.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, arrange: Callable[[list[str]], list[str]] = list) -> None:
+        """arrange: what an engine makes of the list of graph passes that the options give."""
         options = request.options
         rewritten, self._program_steps = _rewritten(request)
         given = request.program.parameters
@@ -82,7 +83,8 @@ class Stages:
         else:
             origins = dict(enumerate(request.origins))
             self._origins = tuple(NOWHERE if at is None else origins.get(at, NOWHERE) for at in rewritten.operations)
-        self._passes = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
+        names = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
+        self._passes = arrange(names)
         self._graphs: dict[Shapes, GraphSteps] = {}
         self._lock = threading.Lock()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 
-from jitinfer import kernels, version
+from jitinfer import kernels, lowering, runtime, version
 from jitinfer.cache import Key
 from jitinfer.errors import KernelError
 from jitinfer.kernels.family import Config, families
@@ -127,7 +127,7 @@ class Tuner:
                 "sm_count": target.sm_count,
                 "triton": triton.__version__,
                 "jitinfer": version.__version__,
-                "kernels": _kernels_digest(),
+                "sources": sources_digest(),
                 "families": sorted(families()),
                 "most": self._most,
             },
@@ -151,9 +151,10 @@ def _restored(metadata: Mapping[str, Any]) -> tuple[Offer, float] | None:
 
 
 @cache
-def _kernels_digest() -> str:
-    """Content of the families: what another state of them measured says nothing about this one."""
+def sources_digest() -> str:
+    """Content of what kernels and plans are made by: what another state of it made says nothing about this one."""
     digest = hashlib.sha256()
-    for path in sorted(Path(kernels.__path__[0]).rglob("*.py")):
-        digest.update(path.read_bytes())
+    for package in (kernels, runtime, lowering):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -125,7 +125,7 @@ def test_operations_keep_their_origins_and_new_ones_have_none():
         origins.setdefault(getattr(node, "operator", node.op.name), set()).add(node.origin)
     assert origins["tanh"] == {Origin(line(Twice.forward, "# twice"))}
     assert origins["exp"] == {Origin(line(Twice.forward, "# end"))}
-    fused = {name for name in origins if name in ("pd_op.fc", "linear")}
+    fused = {name for name in origins if name in ("pd_op.fc", "matmul")}
     assert fused
     assert all(origins[name] == {Origin()} for name in fused)
 

@@ -162,7 +162,7 @@ class TestRefused:
         builder = Builder()
         x = builder.input("x", (2, 8))
         node = builder.add_node(op_named("softmax"), [x.value], {"axis": -1})
-        assert not list(families_for(node, TARGET))
+        assert "row_norm" not in {family.name for family in families_for(node, TARGET)}
 
     @pytest.mark.parametrize("dtype", ["float64"])
     def test_other_dtypes(self, dtype):

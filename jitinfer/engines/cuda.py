@@ -1,0 +1,125 @@
+"""The CUDA engine: passes, lowering, and a plan that is replayed as one CUDA graph. Paddle may be the CPU build."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from jitinfer.engines.comparison import difference, tolerance_for
+from jitinfer.engines.paddle import as_arrays
+from jitinfer.engines.stages import Stages
+from jitinfer.engines.tensors import array_of, tensor_of
+from jitinfer.errors import EngineError, JitinferError, VerificationError
+from jitinfer.passes import converting
+from jitinfer.runtime import Device, device_problem
+from jitinfer.runtime.model import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jitinfer.engines.protocol import Request
+    from jitinfer.engines.stages import History
+    from jitinfer.runtime.model import Model
+
+logger = logging.getLogger("jitinfer.engines")
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class CudaExecutable:
+    """One session for each combination of the inputs' shapes, made when it is first met."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._device = Device.of(0)
+        self._stages = Stages(request, lambda names: arranged(names, request.options.precision_mode))
+        self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
+        self._sessions: dict[Shapes, Session] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def description(self) -> str:
+        steps = ", ".join(str(len(session.model.plan.steps)) for session in self._sessions.values())
+        return f"CUDA, {self._request.options.precision_mode}, {self._device.name}, {steps or 'no'} steps"
+
+    @property
+    def history(self) -> History:
+        return self._stages.history
+
+    def run(self, tensors: Sequence[Any]) -> list[Any]:
+        try:
+            session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
+            return [tensor_of(array) for array in session.run([array_of(tensor) for tensor in tensors])]
+        except EngineError:
+            raise
+        except JitinferError as error:
+            raise EngineError(f"{self._request.name}: {error}") from error
+
+    def refresh(self, parameters: Sequence[Any]) -> None:
+        with self._lock:
+            self._weights = [array_of(tensor) for tensor in self._stages.weights(parameters)]
+            for session in self._sessions.values():
+                session.refresh(self._weights)
+
+    def _session(self, shapes: Shapes) -> Session:
+        with self._lock:
+            if shapes not in self._sessions:
+                started = time.perf_counter()
+                model = self._model(shapes)
+                lowered = time.perf_counter()
+                self._sessions[shapes] = Session(model, self._weights, self._device)
+                logger.info(
+                    "%s: a plan of %d steps in %.2f s, loaded in %.2f s",
+                    self._request.name,
+                    len(model.plan.steps),
+                    lowered - started,
+                    time.perf_counter() - lowered,
+                )
+            return self._sessions[shapes]
+
+    def _model(self, shapes: Shapes) -> Model:
+        from jitinfer.lowering.models import model_of  # Triton takes its time to import
+
+        request = self._request
+        return model_of(self._stages.graph(shapes), self._device, request.cache, request.options.tune)
+
+
+class CudaEngine:
+    """Refuses what has no kernel: random operators, control flow, and all others that only Paddle knows."""
+
+    name = "cuda"
+
+    def missing(self) -> str:
+        for module, package in (("triton", "triton"), ("cuda.bindings", "cuda-bindings"), ("nvmath", "nvmath-python")):
+            if not _installed(module):
+                return f'{package} is not installed; pip install "jitinfer[cuda]"'
+        return device_problem() or ""
+
+    def compile(self, request: Request) -> CudaExecutable:
+        executable = CudaExecutable(request)
+        results = executable.run(request.inputs)  # also without verification: what has no kernel is found now
+        if request.expected is not None:
+            found = difference(as_arrays(results), as_arrays(request.expected()))
+            tolerance = tolerance_for(request.program.rounding, request.options.precision_mode)
+            if not found.within(tolerance):
+                raise VerificationError(
+                    f"{request.name}: {executable.description} is wrong: {found.what}; rounding explains {tolerance}"
+                )
+        return executable
+
+
+def arranged(names: list[str], precision: str) -> list[str]:
+    """The graph passes of an engine for GPUs: in its precision, with weights as products read them best."""
+    place = names.index("weight_prologue") if "weight_prologue" in names else len(names)
+    names = [*names[:place], "transpose_weights", *names[place:]]
+    return names if precision == "float32" else converting(names, precision)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,122 @@
+"""Graphs as plans: sound, in little memory, equal for equal graphs; and on a device, right."""
+
+import numpy
+import pytest
+from gpu import device_target, needs_gpu
+
+from jitinfer.errors import UnsupportedOpError
+from jitinfer.graph import Builder, evaluate, ops
+from jitinfer.kernels.target import Target
+from jitinfer.kernels.triton.compilation import Compiler
+from jitinfer.lowering import FirstThatCompiles, compile_graph, lower
+from jitinfer.lowering.choice import form_of
+from jitinfer.passes import converting, default, run_passes
+from jitinfer.runtime import Device, check
+from jitinfer.runtime.model import Session
+
+
+def transformer(blocks=2, width=64, tokens=24, heads=4, dtype="float32"):
+    """Adaptive norms, attention, an MLP: a small DiT, after its passes."""
+    builder = Builder()
+    x, c = builder.input("x", (2, tokens, width)), builder.input("c", (2, width))
+
+    def linear(y, name, columns):
+        weight = builder.parameter(name + "_w", (y.shape[-1], columns))
+        return ops.matmul(y, weight) + builder.parameter(name + "_b", (columns,))
+
+    def head(y):
+        return ops.transpose(ops.reshape(y, shape=(2, tokens, heads, width // heads)), permutation=(0, 2, 1, 3))
+
+    def part(y, i):
+        return ops.reshape(
+            ops.slice(y, starts=(0, i * width), stops=(2, (i + 1) * width), steps=(1, 1)), shape=(2, 1, width)
+        )
+
+    for block in range(blocks):
+        m = linear(ops.silu(c), f"m{block}", 6 * width)
+        y = ops.layer_norm(x, epsilon=1e-6) * (1.0 + part(m, 1)) + part(m, 0)
+        q, k, v = (head(linear(y, f"{name}{block}", width)) for name in "qkv")
+        weights = ops.softmax(ops.matmul(q, k, transpose_y=True) * (width / heads) ** -0.5, axis=-1)
+        y = ops.reshape(ops.transpose(ops.matmul(weights, v), permutation=(0, 2, 1, 3)), shape=x.shape)
+        x = x + part(m, 2) * linear(y, f"o{block}", width)
+        y = ops.layer_norm(x, epsilon=1e-6) * (1.0 + part(m, 4)) + part(m, 3)
+        y = linear(ops.gelu(linear(y, f"f{block}", 4 * width), approximate="tanh"), f"g{block}", width)
+        x = x + part(m, 5) * y
+    graph = builder.build(x)
+    names = default() if dtype == "float32" else converting(default(), dtype)
+    return graph, run_passes(graph, names, check=True)[0]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    with Compiler(Target.named(90)) as compiler:
+        yield compiler
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_transformer_is_a_sound_plan(compiler, dtype):
+    _, graph = transformer(dtype=dtype)
+    model, lowered = compile_graph(graph, compiler.target, FirstThatCompiles(compiler))
+    for plan in (model.plan, *model.prologue):
+        check(plan)
+    assert len(lowered.work) == len(graph.nodes) - sum(node.op.name == "constant" for node in graph.nodes)
+    assert lowered.lower_bound <= model.plan.arena_bytes <= 1.25 * lowered.lower_bound
+    assert sorted(name for _, name in model.direct) + sorted(r for s in model.stages for r in s.results) != []
+    assert compile_graph(graph, compiler.target, FirstThatCompiles(compiler))[0] == model
+
+
+def test_inputs_and_constants_as_outputs_are_copied(compiler):
+    builder = Builder()
+    x, p = builder.input("x", (3, 4)), builder.parameter("p", (2,))
+    table = builder.constant(numpy.arange(6), "float32")
+    graph = builder.build(x, ops.silu(x), p, table, x)
+    plan = lower(graph, compiler.target, FirstThatCompiles(compiler)).plan
+    check(plan)
+    assert all(plan.buffer_named[name].placement == "output" for name in plan.outputs)
+    assert len(set(plan.outputs)) == 5
+
+
+def test_an_op_without_a_kernel_is_named_with_the_model_s_line(compiler):
+    builder = Builder()
+    image, weight = builder.input("x", (1, 3, 8, 8)), builder.parameter("w", (4, 3, 3, 3))
+    with pytest.raises(UnsupportedOpError, match=r"conv2d\(float32\[1, 3, 8, 8\], .*has no CUDA kernel"):
+        lower(builder.build(ops.conv2d(image, weight)), compiler.target, FirstThatCompiles(compiler))
+
+
+def test_nodes_of_one_form_share_their_kernels():
+    _, graph = transformer(blocks=3)
+    attentions = [node for node in graph.nodes if node.op.name == "attention"]
+    assert len({form_of(node) for node in attentions}) == 1
+    products = [node for node in graph.nodes if node.op.name == "linear"]
+    assert 1 < len({form_of(node) for node in products}) < len(products)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("tokens", "width", "heads"), [(24, 64, 4), (17, 72, 3), (256, 144, 2)])
+def test_on_a_device(dtype, tokens, width, heads):
+    before, graph = transformer(width=width, tokens=tokens, heads=heads, dtype=dtype)
+    generator = numpy.random.default_rng(0)
+    inputs = [generator.standard_normal(value.shape).astype("float32") for value in before.inputs]
+    weights = [
+        (generator.standard_normal(value.shape) / max(value.shape[0] ** 0.5, 1)).astype("float32")
+        for value in before.parameters
+    ]
+    (exact,) = evaluate(before, inputs, weights, arithmetic="float64")
+    (rounded,) = evaluate(graph, inputs, weights)
+    target = device_target()
+    with Compiler(target) as compiler:
+        model, _ = compile_graph(graph, target, FirstThatCompiles(compiler))
+    session = Session(model, weights, Device.of(0))
+    for _ in range(2):
+        (found,) = session.run(inputs)
+        error, explained = (numpy.linalg.norm(each - exact) / numpy.linalg.norm(exact) for each in (found, rounded))
+        assert error <= max(1.2 * explained, 2e-6)
+    weights = [2 * array for array in weights]
+    session.refresh(weights)
+    (exact,) = evaluate(before, inputs, weights, arithmetic="float64")
+    (rounded,) = evaluate(graph, inputs, weights)
+    (found,) = session.run(inputs)
+    error, explained = (numpy.linalg.norm(each - exact) / numpy.linalg.norm(exact) for each in (found, rounded))
+    assert error <= max(1.2 * explained, 2e-6)
+    session.close()
