@@ -13,7 +13,7 @@ from jitinfer.engines.paddle import as_arrays
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, tensor_of
 from jitinfer.errors import EngineError, JitinferError, VerificationError
-from jitinfer.passes import converting
+from jitinfer.lowering.arrangement import arranged
 from jitinfer.runtime import Device, device_problem
 from jitinfer.runtime.model import Session
 
@@ -109,13 +109,6 @@ class CudaEngine:
                     f"{request.name}: {executable.description} is wrong: {found.what}; rounding explains {tolerance}"
                 )
         return executable
-
-
-def arranged(names: list[str], precision: str) -> list[str]:
-    """The graph passes of an engine for GPUs: in its precision, with weights as products read them best."""
-    place = names.index("weight_prologue") if "weight_prologue" in names else len(names)
-    names = [*names[:place], "transpose_weights", *names[place:]]
-    return names if precision == "float32" else converting(names, precision)
 
 
 def _installed(module: str) -> bool:

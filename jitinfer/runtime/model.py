@@ -88,6 +88,11 @@ class Session:
         """As `Executor.enqueue`."""
         return self._executor.enqueue(inputs, stream)
 
+    @property
+    def inputs(self) -> list[DeviceArray]:
+        """As `Executor.inputs`."""
+        return self._executor.inputs
+
     def close(self) -> None:
         """Gives the device's memory back. Idempotent."""
         self._executor.close()
