@@ -1,6 +1,6 @@
 """Whole models on a GPU, from saved graphs: right, and how fast. Needs torch there, and no Paddle.
 
-    python benchmarks/gpu_models.py FOLDER [--models dit_small,sd3_small] [--tune 60] [--dtype bfloat16]
+    python benchmarks/gpu_models.py FOLDER [--models dit,sd3] [--tune 60] [--dtype bfloat16] [--peers eager,default]
 
 FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. For each: passes, lowering
 with kernels timed on the device, results against torch in float32 beside torch's own error in the same dtype, the time
@@ -21,6 +21,7 @@ import traceback
 
 import torch
 import torch_graph
+import torch_models
 
 from jitinfer.cache import Cache
 from jitinfer.graph import parse
@@ -73,7 +74,7 @@ def host_time(session, inputs, repeats=200):
     return statistics.median(costs)
 
 
-def measure(path, dtype, seconds, most, store):
+def measure(path, dtype, seconds, most, store, modes):
     report = {}
     graph = parse(gzip.decompress(path.read_bytes()).decode())
     weights, inputs = torch_graph.random_weights(graph), torch_graph.random_inputs(graph)
@@ -110,28 +111,35 @@ def measure(path, dtype, seconds, most, store):
         key=lambda each: -each["count"] * (each["us"] if each["us"] == each["us"] else 0),
     )
     session.close()
+    name = path.name.partition(".")[0]
+    if modes and name in torch_models.MODELS:
+        found = torch_models.measure(name, inputs, getattr(torch, dtype), modes)
+        report.update({f"torch {mode} ms": milliseconds for mode, (milliseconds, _) in found.items()})
+        report.update({f"torch {mode} compiled s": compiled for mode, (_, compiled) in found.items()})
+        report["ratio to the best"] = min(milliseconds for milliseconds, _ in found.values()) / report["ms"]
     return report
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--models", default="dit_small,sd3_small,large_dit_small")
+    parser.add_argument("--models", default="dit,sd3,large_dit")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tune", type=float, default=60.0)
     parser.add_argument("--most", type=int, default=8)
     parser.add_argument("--cache", default=None)
+    parser.add_argument("--peers", default="eager,default", help="modes of torch.compile, and eager")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     store = Cache(arguments.cache) if arguments.cache else None
     logging.basicConfig(level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(asctime)s %(message)s")
     if arguments.verbose:
         faulthandler.dump_traceback_later(40, repeat=True)
-    reports = {}
+    reports, modes = {}, tuple(filter(None, arguments.peers.split(",")))
     for name in arguments.models.split(","):
         try:
             path = arguments.folder / f"{name}.graph.gz"
-            reports[name] = measure(path, arguments.dtype, arguments.tune, arguments.most, store)
+            reports[name] = measure(path, arguments.dtype, arguments.tune, arguments.most, store, modes)
         except Exception:
             reports[name] = {"failed": traceback.format_exc()}
         report = reports[name]
