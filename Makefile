@@ -9,7 +9,7 @@ demo: $(READY)
 	$(VENV)/bin/python examples/dit_pipeline.py
 
 test: check
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

@@ -10,6 +10,7 @@ from jitinfer.frontend.tracing import trace, type_of
 from jitinfer.frontend.translator import translated_root
 from jitinfer.frontend.tree import flatten_results
 from jitinfer.graph import Graph, evaluate
+from jitinfer.passes import default, run_passes
 
 
 @dataclass
@@ -32,6 +33,17 @@ class Imported:
                 assert numpy.array_equal(actual, wanted)
             else:
                 errors.append(float(numpy.abs(actual - wanted).max() / max(numpy.abs(wanted).max(), 1e-30)))
+        return max(errors)
+
+    def error_of_each_pass(self):
+        """The largest error after a default pass alone, of those that change the graph."""
+        errors = [0.0]
+        for name in sorted(set(default())):
+            alone, report = run_passes(self.graph, [name], check=True)
+            if alone is not self.graph:
+                errors.append(self.error_of(alone))
+            else:
+                assert not any(step.changes for step in report.steps)
         return max(errors)
 
     @property

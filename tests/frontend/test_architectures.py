@@ -18,6 +18,7 @@ def test_an_architecture_as_a_graph(name):
     assert found.opaque == set()
     assert all(numpy.abs(each).max() > 0 for each in found.expected)
     assert found.error_of(found.graph) <= 1e-4
+    assert found.error_of_each_pass() <= 1e-4
     after, _ = run_passes(found.graph, check=True)
     assert len(after.nodes) < len(found.graph.nodes)
     assert found.error_of(after) <= 1e-4
