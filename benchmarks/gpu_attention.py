@@ -285,44 +285,6 @@ def measure(shape, node, rows, target, deadline):
     return record
 
 
-def measure_specialized(shapes, target, compile_only):
-    """The warp-specialised kernel of `gluon_attention`, beside the peers."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from gluon_attention import Specialized, specialized_kernel, specialized_launch
-
-    choices = []
-    for shape in shapes:
-        node = node_of(shape)
-        problem = AttentionProblem.of(node, target)
-        if problem.causal or problem.q_len <= 16 or shape[3] > 128:
-            continue
-        for block_n, stages, parts in ((128, 2, 2), (64, 2, 2), (64, 3, 2), (64, 2, 3), (128, 2, 3), (64, 3, 3)):
-            choices.append((shape, Specialized(problem, block_n, stages, parts, 240 if parts == 2 else 160)))
-    with ProcessPoolExecutor(min(16, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-        kernels = list(pool.map(specialized_kernel, [choice for _, choice in choices]))
-    benches = {}
-    for (shape, choice), kernel in zip(choices, kernels, strict=True):
-        if isinstance(kernel, str) or compile_only:
-            print(
-                shape, choice, kernel if isinstance(kernel, str) else f"{kernel.shared_memory} bytes shared", flush=True
-            )
-            continue
-        if shape not in benches:
-            benches[shape] = Bench(shape, node_of(shape))
-        try:
-            microseconds, error = benches[shape].ours(
-                lambda places, choice=choice, kernel=kernel: [specialized_launch(choice, kernel, places)],
-                [kernel],
-                0,
-                target,
-            )
-            print(shape, choice, f"{microseconds:.2f} us, error {error:.1e}", flush=True)
-        except Exception as problem:
-            print(shape, choice, f"{type(problem).__name__}: {problem}"[:300], flush=True)
-
-
 def line_of(record, node):
     """One line of the table."""
     right = [each for each in record["configs"] if each.get("error", 1.0) < 6e-3]
@@ -349,7 +311,6 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--compile-only", action="store_true")
-    parser.add_argument("--specialized", action="store_true", help="only the warp-specialised kernel, in Gluon")
     parser.add_argument("--shapes", type=int, nargs="*", help="positions in SHAPES")
     options = parser.parse_args()
     start = time.monotonic()
@@ -360,9 +321,6 @@ def main():
 
         target = Target.of(Device.of(0))
     chosen = [SHAPES[i] for i in options.shapes] if options.shapes else SHAPES
-    if options.specialized:
-        measure_specialized(chosen, target, options.compile_only)
-        return
     nodes = {shape: node_of(shape) for shape in chosen}
     work = [(shape, node, *variant) for shape, node in nodes.items() for variant in variants(node, target)]
     compiled = compile_all(work, target)

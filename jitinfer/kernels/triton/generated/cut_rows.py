@@ -7,6 +7,7 @@ and Gimelshein, 2018) and goes over the elements once more.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import triton
@@ -69,7 +70,7 @@ class CutRows(Family):
         return writer.candidate()
 
 
-class _TwoLaunches:
+class _TwoLaunches(ABC):
     """What both kinds share: two numbers of each part in the workspace, one array of each behind the other."""
 
     def __init__(self, node: Node, rows: Rows, config: Config) -> None:
@@ -105,13 +106,13 @@ class _TwoLaunches:
         steps = (launching.launch(first, loop.programs, warps), launching.launch(second, plan.programs, warps))
         return Candidate(steps, 2 * self.count * self.parts * itemsize(self.held))
 
+    @abstractmethod
     def statistics(self, loop: Loop) -> None:
         """The lines of the first launch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def merged(self, body: Body) -> list[Term]:
         """The lines of the second, up to the results."""
-        raise NotImplementedError
 
     def place(self, number: int) -> Strided:
         """The first or second number of the parts, over the space of the rows."""
