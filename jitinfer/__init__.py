@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from jitinfer import graph, passes, testing
     from jitinfer.bisection import bisect
     from jitinfer.inference import CompiledFunction, inference, is_inference_mode
+    from jitinfer.loading import load
 
 _LAZY = {
     "inference": "jitinfer.inference",
     "is_inference_mode": "jitinfer.inference",
     "CompiledFunction": "jitinfer.inference",
     "bisect": "jitinfer.bisection",
+    "load": "jitinfer.loading",
 }
 _MODULES = frozenset({"graph", "passes", "testing"})
 """Modules that `import jitinfer` alone makes reachable; none of them needs Paddle."""
@@ -54,6 +56,7 @@ __all__ = [
     "graph",
     "inference",
     "is_inference_mode",
+    "load",
     "passes",
     "testing",
 ]

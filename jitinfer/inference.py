@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 import sys
 import types
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -276,6 +277,19 @@ class CompiledFunction:
             if specialization.weights is not None:
                 with specialization.lock:
                     specialization.refresh(specialization.weights.tensors, "refresh_weights()")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program, and the weights that it runs with, for `jitinfer.load`, which needs no Paddle.
+
+        Two files: `path`, and `path`.weights. Raises EngineError unless there is exactly one specialisation, and it
+        runs by the CUDA engine; OSError where the files cannot be written.
+        """
+        found = self.specializations
+        save = getattr(found[0].executable, "save", None) if len(found) == 1 else None
+        if save is None:
+            how = found[0].description if len(found) == 1 else f"in {len(found)} specialisations"
+            raise EngineError(f"{self._core.name} runs {how}; one program of the CUDA engine can be saved")
+        save(os.fspath(path))
 
     def explain(self, *, passes: bool | str | Sequence[str] = False, graph: bool = False) -> str:
         """What was compiled, why, how it runs, and what the passes did where there is a graph, as text.

@@ -120,3 +120,15 @@ def test_bfloat16_where_the_processor_has_it(monkeypatch, caplog):
         result = coarse(x)
         assert_same(coarse(x), MLP.forward(layer, x), relative=5e-2)
         assert result.dtype == paddle.float32
+
+
+def test_only_programs_of_the_cuda_engine_can_be_saved(tmp_path, mlp):
+    import paddle
+
+    compiled = jitinfer.inference(mlp.forward)
+    with pytest.raises(jitinfer.EngineError, match="in 0 specialisations"):
+        compiled.save(tmp_path / "m")
+    compiled(paddle.randn([2, 8]))
+    with pytest.raises(jitinfer.EngineError, match=r"Paddle Inference.*of the CUDA engine can be saved"):
+        compiled.save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, tensor_of
 from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.lowering.arrangement import arranged
-from jitinfer.runtime import Device, device_problem
+from jitinfer.runtime import Device, device_problem, model_file
 from jitinfer.runtime.model import Session
 
 if TYPE_CHECKING:
@@ -57,6 +57,16 @@ class CudaExecutable:
             raise
         except JitinferError as error:
             raise EngineError(f"{self._request.name}: {error}") from error
+
+    def save(self, path: str) -> None:
+        """Raises EngineError where several combinations of shapes were met, or JitinferError as `model_file.save`."""
+        with self._lock:
+            if len(self._sessions) != 1:
+                raise EngineError(
+                    f"{self._request.name} has {len(self._sessions)} programs for as many shapes, not one"
+                )
+            (session,) = self._sessions.values()
+            model_file.save(session.model, path, self._weights)
 
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._lock:

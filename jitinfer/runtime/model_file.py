@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.errors import PlanError
-from jitinfer.graph.types import DTYPES, TensorType
-from jitinfer.runtime import plan_file
+from jitinfer.cache import Key
+from jitinfer.cache.container import DamagedError, decode, encode
+from jitinfer.errors import ArgumentError, PlanError
+from jitinfer.graph.types import DTYPES, TensorType, dtype_name
+from jitinfer.runtime import plan_file, weight_file
 from jitinfer.runtime.model import Model, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jitinfer.cache import JSON
 
@@ -55,6 +59,52 @@ def from_parts(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Model
         raise PlanError(f"it is no whole model: {type(error).__name__}: {error}") from None
     check(model)
     return model
+
+
+def save(model: Model, path: str | os.PathLike[str], weights: Sequence[Any] = ()) -> None:
+    """Writes `path` and, for a model that has weights, `path`.weights beside it, each whole or not at all.
+
+    weights: NumPy arrays, in the model's order. Raises ArgumentError for others, PlanError for a model that does not
+    fit together, or OSError.
+    """
+    check(model)
+    given = [TensorType(each.shape, dtype_name(each.dtype)) for each in weights]
+    if given != list(model.weights):
+        raise ArgumentError(f"these {len(given)} arrays are not the {len(model.weights)} weights of the model")
+    metadata, blobs = to_parts(model)
+    metadata["stored"] = weight_file.write(_beside(path), weights) if given else []
+    data = encode(_KEY, blobs, metadata, created=0.0)
+    with plan_file.replacing(path) as stream:
+        stream.write(data)
+
+
+def load(path: str | os.PathLike[str], *, weights: bool = True) -> tuple[Model, list[Any]]:
+    """The model and, if asked for, its weights, as `save` wrote them; executes nothing of it.
+
+    Raises PlanError for damaged files, or other ones, or OSError.
+    """
+    try:
+        header, entry = decode(Path(path).read_bytes())
+    except DamagedError as damage:
+        raise PlanError(f"{os.fspath(path)} is damaged, or no model: {damage}; save the model again") from None
+    if header.key != _KEY:
+        raise PlanError(f"{os.fspath(path)} holds a {header.key.kind}, not a model")
+    metadata: Any = dict(entry.metadata)
+    stored = metadata.pop("stored", None)
+    model = from_parts(metadata, entry.blobs)
+    if not weights:
+        return model, []
+    arrays = weight_file.read(_beside(path), stored) if stored else []
+    if [TensorType(each.shape, dtype_name(each.dtype)) for each in arrays] != list(model.weights):
+        raise PlanError(f"{_beside(path)} does not hold the weights of this model")
+    return model, arrays
+
+
+_KEY = Key("model file", {"format": FORMAT})
+
+
+def _beside(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path) + ".weights"
 
 
 def check(model: Model) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, get_type_hints
 
 from jitinfer.cache import Key
 from jitinfer.cache.container import DamagedError, decode, encode
@@ -16,7 +17,7 @@ from jitinfer.runtime.plan import Kernel, Plan
 from jitinfer.runtime.soundness import check
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from jitinfer.cache import JSON
 
@@ -63,11 +64,18 @@ def save(plan: Plan, path: str | os.PathLike[str]) -> None:
     check(plan)
     document, blobs = to_parts(plan)
     data = encode(_KEY, blobs, document, created=0.0)
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream whose content takes the place of the file at the end, whole or not at all. Raises OSError."""
     target = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)

@@ -4,6 +4,7 @@ import numpy
 import pytest
 from gpu import device_target, needs_gpu
 
+import jitinfer
 from jitinfer.errors import UnsupportedOpError
 from jitinfer.graph import Builder, evaluate, ops
 from jitinfer.kernels.target import Target
@@ -11,8 +12,9 @@ from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, compile_graph, lower
 from jitinfer.lowering.choice import form_of
 from jitinfer.passes import converting, default, run_passes
-from jitinfer.runtime import Device, check
+from jitinfer.runtime import Device, check, model_file
 from jitinfer.runtime.model import Session
+from jitinfer.testing import random_array
 
 
 def transformer(blocks=2, width=64, tokens=24, heads=4, dtype="float32"):
@@ -117,3 +119,22 @@ def test_on_a_device(dtype, tokens, width, heads):
         error, explained = (numpy.linalg.norm(each - exact) / numpy.linalg.norm(exact) for each in (found, rounded))
         assert error <= max(1.2 * explained, 2e-6)
     session.close()
+
+
+@needs_gpu
+def test_what_was_lowered_without_a_device_runs_from_its_file(tmp_path):
+    before, graph = transformer()
+    target = Target.named(device_target().compute_capability)  # from the table, as where there is no device
+    with Compiler(target) as compiler:
+        model, _ = compile_graph(graph, target, FirstThatCompiles(compiler))
+    inputs = [random_array(value.type, seed) for seed, value in enumerate(before.inputs)]
+    weights = [random_array(value.type, 100 + seed) / 8 for seed, value in enumerate(before.parameters)]
+    model_file.save(model, tmp_path / "model", weights)
+    (exact,) = evaluate(before, inputs, weights, arithmetic="float64")
+    session = jitinfer.load(tmp_path / "model")
+    numpy.testing.assert_allclose(session.run(inputs)[0], exact, rtol=1e-4, atol=1e-4)
+    session.close()
+    doubled = jitinfer.load(tmp_path / "model", weights=[2 * array for array in weights])
+    (exact,) = evaluate(before, inputs, [2 * array for array in weights], arithmetic="float64")
+    numpy.testing.assert_allclose(doubled.run(inputs)[0], exact, rtol=1e-4, atol=1e-4)
+    doubled.close()

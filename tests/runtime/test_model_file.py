@@ -5,13 +5,15 @@ import copy
 import numpy
 import pytest
 
-from jitinfer.errors import PlanError
+from jitinfer.errors import ArgumentError, PlanError
 from jitinfer.graph import Builder, ops
+from jitinfer.graph.types import numpy_dtype
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, compile_graph
 from jitinfer.passes import default, run_passes
-from jitinfer.runtime.model_file import from_parts, to_parts
+from jitinfer.runtime import weight_file
+from jitinfer.runtime.model_file import from_parts, load, save, to_parts
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,63 @@ def test_what_does_not_fit_together_is_refused(model, change, message):
     change(document)
     with pytest.raises(PlanError, match=message):
         from_parts(document, blobs)
+
+
+@pytest.fixture
+def weights(model):
+    generator = numpy.random.default_rng(0)
+    return [generator.standard_normal(kind.shape).astype(kind.dtype) for kind in model.weights]
+
+
+def test_a_file_holds_model_and_weights(model, weights, tmp_path):
+    save(model, tmp_path / "m", weights)
+    assert {each.name for each in tmp_path.iterdir()} == {"m", "m.weights"}
+    loaded, found = load(tmp_path / "m")
+    assert loaded == model
+    for one, other in zip(found, weights, strict=True):
+        assert one.dtype == other.dtype
+        numpy.testing.assert_array_equal(one, other)
+    assert load(tmp_path / "m", weights=False) == (model, [])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "bool", "int64", "complex64", "float8_e4m3fn"])
+@pytest.mark.parametrize("shape", [(), (3, 5), (0, 2)])
+def test_weights_of_every_kind(dtype, shape, tmp_path):
+    array = numpy.random.default_rng(0).standard_normal(shape).astype(numpy_dtype(dtype))
+    other = numpy.arange(7.0).astype("float32")[::2]
+    table = weight_file.write(tmp_path / "w", [other, numpy.asarray(array), other])
+    first, found, last = weight_file.read(tmp_path / "w", table)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert found.tobytes() == array.tobytes()
+    numpy.testing.assert_array_equal(first, other)
+    numpy.testing.assert_array_equal(last, other)
+
+
+def test_other_weights_are_not_saved(model, weights, tmp_path):
+    for wrong in (weights[:-1], [each.astype("float16") for each in weights]):
+        with pytest.raises(ArgumentError, match="are not the"):
+            save(model, tmp_path / "m", wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["m", "m.weights"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_damage_is_found(model, weights, tmp_path, name, damage):
+    save(model, tmp_path / "m", weights)
+    path = tmp_path / name
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) // 2] if damage == "cut" else b"" if damage == "empty" else data)
+    with pytest.raises(PlanError, match=r"damaged|not hold|no whole|not those"):
+        load(tmp_path / "m")
+
+
+def test_a_failed_write_leaves_the_old_file(model, weights, tmp_path, monkeypatch):
+    save(model, tmp_path / "m", weights)
+    before = (tmp_path / "m").read_bytes()
+    monkeypatch.setattr("jitinfer.runtime.model_file.encode", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(model, tmp_path / "m", weights)
+    assert (tmp_path / "m").read_bytes() == before
+    assert {each.name for each in tmp_path.iterdir()} == {"m", "m.weights"}
