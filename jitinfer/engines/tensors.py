@@ -5,15 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import ml_dtypes
+import numpy
 import paddle
 
 from jitinfer.graph.types import NARROW, dtype_name
 
 
 def array_of(tensor: Any) -> Any:
-    """A NumPy array of the tensor's own dtype; it may share the tensor's memory."""
-    array = tensor.numpy()
-    return array.view(ml_dtypes.bfloat16) if tensor.dtype == paddle.bfloat16 else array
+    """A NumPy array of the tensor's own dtype, not to be written to: it shares the tensor's memory where it can."""
+    if tensor.dtype == paddle.bfloat16:  # which NumPy's reader of DLPack does not know
+        return tensor.numpy().view(ml_dtypes.bfloat16)
+    try:
+        return numpy.from_dlpack(tensor if tensor.stop_gradient else tensor.detach())
+    except (
+        BufferError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # elsewhere than in the host's memory, for one
+        return tensor.numpy()
 
 
 def tensor_of(array: Any) -> Any:
