@@ -35,7 +35,7 @@ def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model
             plans[form] = len(made)
             made.append(lower(_with_plain_names(piece.graph), target, chooser).plan)
         results = tuple(graph.parameters[i].name for i in piece.parameters)
-        stages.append(Stage(plans[form], piece.weights, results))
+        stages.append(Stage(plans[form], piece.weights, results, form))
     direct = tuple((weight, graph.parameters[i].name) for weight, i in found.direct)
     model = Model(lowered.plan, tuple(value.type for value in graph.weights), direct, tuple(stages), tuple(made))
     return model, lowered
