@@ -1,4 +1,4 @@
-"""A CUDA driver in host memory, as far as plans without kernels need one: copies and fills, streams and graphs.
+"""A CUDA driver in host memory: copies and fills, streams and graphs. Kernels load, and do nothing when they run.
 
 Work runs when it is queued; between the beginning and the end of a capture it is recorded instead. Every handle that
 was given out and not given back is in `held`.
@@ -51,7 +51,8 @@ class FakeDriver:
     CUdevice_attribute = Attributes()
     CUstreamCaptureMode = Modes
     CUmemAllocationType = CUmemLocationType = CUmemAllocationGranularity_flags = CUmemAccess_flags = Attributes()
-    CUpointer_attribute = Attributes()
+    CUpointer_attribute = CUfunction_attribute = CUlaunchAttributeID = Attributes()
+    CUlaunchConfig = CUlaunchAttribute = Properties
     CUmemAllocationProp = CUmemAccessDesc = Properties
 
     def __init__(self):
@@ -176,6 +177,20 @@ class FakeDriver:
 
     def cuMemUnmap(self, address, size):
         self.mapped -= size
+        return (OK,)
+
+    def cuModuleLoadData(self, code):
+        return OK, self._give("module")
+
+    cuModuleUnload = _take
+
+    def cuModuleGetFunction(self, module, name):
+        return OK, name
+
+    def cuFuncSetAttribute(self, function, attribute, value):
+        return (OK,)
+
+    def cuLaunchKernelEx(self, config, function, arguments, extra):
         return (OK,)
 
     def cuPointerGetAttribute(self, attribute, address):
