@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
 
-FAST_OFFERS = 6
+FAST_OFFERS = 8
 """Of one node that `tune="fast"` tries."""
 
 logger = logging.getLogger("jitinfer.lowering")

@@ -117,6 +117,10 @@ class _Worker:
         self.end()
         return {"error": f"the process that compiled it ended with code {self._process.returncode}"}
 
+    def kill(self) -> None:
+        """Without waiting for its end."""
+        self._process.kill()
+
     def end(self) -> None:
         self.lost = True
         self._process.kill()
@@ -139,6 +143,8 @@ def with_suppressed_close(stream: IO[str]) -> None:
 
 
 def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.kill()
     while workers:
         workers.pop().end()
 
