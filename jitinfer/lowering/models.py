@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
 
-FAST_OFFERS = 8
-"""Of one node that `tune="fast"` tries."""
+FAST_OFFERS = 6
+"""Kernels for one node that `tune="fast"` compiles and tries."""
 
 logger = logging.getLogger("jitinfer.lowering")
 

@@ -43,8 +43,8 @@ class Tuner:
     """A chooser that measures.
 
     seconds: of one `choose` at most, compilation included, but for what every node needs; nodes whose turn does not
-    come, those that matter least, take the first offer that compiles, and are tuned another time. most: offers for a
-    node that are tried at most.
+    come, those that matter least, take the first offer that compiles, and are tuned another time. most: kernels that
+    are compiled for a node to be tried, at most; what libraries offer is always tried.
     """
 
     def __init__(
@@ -73,19 +73,17 @@ class Tuner:
         winners = self._known(groups)
         races = [_Race(form, alike, self._compiler) for form, alike in groups.items() if form not in winners]
         races.sort(key=lambda race: -race.estimate)
+        seldom = [_Race(form_of(node), [node], self._compiler) for node in once]
+        for race in (*races, *seldom):
+            race.begin_first()
         for race in races:
-            race.begin(1)
-        rest = [_Race(form_of(node), [node], self._compiler) for node in once]
-        for race in rest:
-            race.begin(1)
-        for race in races:
-            race.begin(self._most)
+            race.begin_rest(self._most)
         with progress("jitinfer: tuning", sum(len(race.runners) for race in races)) as advance:
             for race in races:
                 winners[race.form] = self._winner(race, deadline, advance)
         chosen = [self._chosen(node, winners[form]) for form, alike in groups.items() for node in alike]
         placed = dict(zip((node for alike in groups.values() for node in alike), chosen, strict=True))
-        return [*(placed[node] for node in nodes), *(race.first() for race in rest)]
+        return [*(placed[node] for node in nodes), *(race.first() for race in seldom)]
 
     def _winner(self, race: _Race, deadline: float, advance: Callable[[], None]) -> Winner:
         """The fastest of those that compile until the deadline, or the first one of all."""
@@ -165,10 +163,20 @@ class _Race:
         self.estimate = len(nodes) * _seconds(self.node, compiler.target)
         """Of one run of all the nodes."""
 
-    def begin(self, most: int | None) -> None:
-        """So many offers, None for all."""
-        for offer in self._offers[len(self.runners) : most]:
-            self.runners.append(start(self.node, *offer, self._compiler))
+    def begin_first(self) -> None:
+        """The most promising one, which is needed in any case."""
+        self._start(self._offers[0])
+
+    def begin_rest(self, most: int | None) -> None:
+        """The others, until `most` have been begun that are to be compiled; None: all of them."""
+        compiled = int(self._offers[0][0].compiled)
+        for offer in self._offers[1:]:
+            compiled += offer[0].compiled
+            if most is None or compiled <= most or not offer[0].compiled:
+                self._start(offer)
+
+    def _start(self, offer: tuple[Family, Config]) -> None:
+        self.runners.append(start(self.node, *offer, self._compiler))
 
     def results(self, deadline: float) -> Iterator[Choice | KernelError]:
         """Those of the runners, without what has not begun by the deadline."""
