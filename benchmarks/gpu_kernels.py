@@ -28,10 +28,9 @@ from jitinfer.kernels.assembly import plan_of_node
 from jitinfer.kernels.family import input_name
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.lowering.choice import Choice, compile_offers, offers
+from jitinfer.lowering.choice import Choice, offers, start
 from jitinfer.lowering.rotation import Rotation
 from jitinfer.runtime import Device, Executor, Weights
-from jitinfer.runtime.arrays import DeviceArray
 from jitinfer.runtime.timing import microseconds
 
 LARGE = {"64 MB": (8, 1024, 4096), "256 MB": (32, 1024, 4096)}
@@ -240,9 +239,8 @@ def error_of(plan, operands, wanted):
         executor.enqueue(operands, stream)
         outputs = []
         for placed in executor.outputs:
-            there = torch.as_tensor(DeviceArray(placed.address, (placed.nbytes,), "uint8"), device="cuda")
-            there.fill_(0xFF)
-            outputs.append(there.view(getattr(torch, placed.dtype)).view(placed.shape))
+            outputs.append(torch.from_dlpack(placed))
+            outputs[-1].view(torch.uint8).fill_(0xFF)
         executor.enqueue(executor.inputs, stream)
         worst = 0.0
         for output, reference in zip(outputs, wanted, strict=True):
@@ -263,16 +261,17 @@ class Bench:
 
     def compiled(self, chosen):
         """Choices, and why there are none, by the names of cases; all side by side."""
-        asked = [
-            (name, (case.node, *offer))
+        started = {
+            name: [start(case.node, *each, self.compiler) for each in self.offers(case)]
             for name, case in chosen.items()
-            for offer in offers(case.node, self.target)[: self.most]
-        ]
-        found = {name: [] for name in chosen}
-        made = compile_offers([offer for _, offer in asked], self.compiler)
-        for (name, _), choice in zip(asked, made, strict=True):
-            found[name].append(choice)
-        return found
+        }
+        return {name: [each.result() for each in those] for name, those in started.items()}
+
+    def offers(self, case):
+        """What libraries offer, and so many as are to be compiled."""
+        found = offers(case.node, self.target)
+        compiled = [offer for offer in found if offer[0].compiled][: self.most]
+        return [offer for offer in found if not offer[0].compiled or offer in compiled]
 
     def measured(self, case, choices):
         """What is known of a case, as JSON."""
