@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy
 
+from jitinfer.graph.cost import bytes_moved, flops
 from jitinfer.graph.evaluation import evaluate_node
 from jitinfer.graph.node import Constant
 from jitinfer.graph.op import Kind
@@ -14,7 +16,7 @@ from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
 from jitinfer.lowering.placement import Lifetime, place
 from jitinfer.lowering.work import copy_node, kernel_nodes
-from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
+from jitinfer.runtime.plan import Buffer, Cost, Plan, Pointer, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,11 +47,26 @@ def lower(graph: Graph, target: Target, chooser: Chooser) -> Lowered:
     Raises UnsupportedOpError for a node that no family of kernels can compute, KernelError for one of which nothing
     compiles.
     """
-    nodes = kernel_nodes(graph, target)
-    memory = _Memory(graph, nodes)
-    nodes += memory.copies
+    memory, nodes = _memory(graph, target)
     choices = chooser.choose(nodes)
     return memory.plan(target, list(zip(nodes, choices, strict=True)))
+
+
+def located(plan: Plan, graph: Graph, target: Target) -> Plan:
+    """A plan that an equal graph was lowered to, with the places and layers of this one: those make no difference."""
+    _, nodes = _memory(graph, target)
+    origins = [str(node.origin) for node in nodes]
+    steps = (
+        step if step.cost is None else dataclasses.replace(step, origin=origins[step.cost.node]) for step in plan.steps
+    )
+    return dataclasses.replace(plan, steps=tuple(steps))
+
+
+def _memory(graph: Graph, target: Target) -> tuple[_Memory, list[Node]]:
+    """The buffers, and the nodes in the order of the plan's steps."""
+    nodes = kernel_nodes(graph, target)
+    memory = _Memory(graph, nodes)
+    return memory, nodes + memory.copies
 
 
 class _Memory:
@@ -84,7 +101,8 @@ class _Memory:
             places = _places(node)
             if position in workspaces:
                 places[WORKSPACE] = Pointer(workspaces[position])
-            steps += assemble(node, choice.candidate, choice.kernels, places)
+            cost = Cost(position, flops(node), bytes_moved(node))
+            steps += assemble(node, choice.candidate, choice.kernels, places, cost)
             kernels.update((kernel.digest, kernel) for kernel in choice.kernels)
         plan = Plan(
             target=target.compute_capability,
