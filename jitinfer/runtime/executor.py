@@ -11,8 +11,9 @@ from jitinfer.errors import ArgumentError, DeviceError
 from jitinfer.graph.types import dtype_name, numpy_dtype
 from jitinfer.runtime.arrays import DeviceArray, device_array, host_array, unordered
 from jitinfer.runtime.device import Device
-from jitinfer.runtime.driver import call, driver
+from jitinfer.runtime.driver import call
 from jitinfer.runtime.memory import Layout
+from jitinfer.runtime.recording import recorded
 from jitinfer.runtime.resources import Resources
 from jitinfer.runtime.soundness import check, step_name
 from jitinfer.runtime.steps import Binder
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jitinfer.runtime.plan import Buffer, Plan
+    from jitinfer.runtime.steps import Enqueue
 
     Array = numpy.ndarray[Any, Any]
 
@@ -105,6 +107,11 @@ class Executor:
         return list(self._inputs)
 
     @property
+    def steps(self) -> Sequence[Enqueue]:
+        """What queues each step of the plan into a stream, in order, for those who look at one at a time."""
+        return tuple(self._steps)
+
+    @property
     def outputs(self) -> list[DeviceArray]:
         """The memory that the plan writes."""
         return list(self._outputs)
@@ -148,20 +155,8 @@ class Executor:
 
     def _record(self) -> Any:
         """The steps as an executable graph."""
-        mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        call("cuStreamBeginCapture", self._own_stream, mode)
-        try:
-            for enqueue in self._steps:
-                enqueue(self._own_stream)
-        except DeviceError:
-            driver().cuStreamEndCapture(self._own_stream)
-            raise
-        graph = call("cuStreamEndCapture", self._own_stream, step="recording the plan")
-        executable = call("cuGraphInstantiate", graph, 0, step="making a graph of the plan")
+        executable = recorded(self._steps, self._own_stream)
         self._resources.keep(lambda: call("cuGraphExecDestroy", executable))
-        call("cuGraphDestroy", graph)
-        call("cuGraphUpload", executable, self._own_stream)
-        call("cuStreamSynchronize", self._own_stream)
         return executable
 
     def _after_previous(self, stream: int) -> None:

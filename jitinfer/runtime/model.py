@@ -93,6 +93,15 @@ class Session:
         """As `Executor.inputs`."""
         return self._executor.inputs
 
+    @property
+    def weights(self) -> Weights:
+        """Those of the plan, where they lie on the device."""
+        return self._weights
+
+    def synchronize(self) -> None:
+        """Waits for all work on the device. Raises DeviceError where some of it failed."""
+        self.device.synchronize()
+
     def close(self) -> None:
         """Gives the device's memory back. Idempotent."""
         self._executor.close()

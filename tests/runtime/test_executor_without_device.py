@@ -6,27 +6,17 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from fake_driver import FakeDriver
+from fake_driver import installed
 
 from jitinfer.errors import ArgumentError, DeviceError
 from jitinfer.graph.types import numpy_dtype
-from jitinfer.runtime import Buffer, Copy, Device, Executor, Fill, Plan, Pointer, Weights, driver
+from jitinfer.runtime import Buffer, Copy, Device, Executor, Fill, Plan, Pointer, Weights
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    from jitinfer.runtime import device
-
-    fake = FakeDriver()
-    monkeypatch.setattr(driver, "driver", lambda: fake)
-    monkeypatch.setattr(device, "driver", lambda: fake)
-    monkeypatch.setattr("jitinfer.runtime.executor.driver", lambda: fake)
-    for cached in (device._device, device._primary_context):
-        cached.cache_clear()
-    yield fake
-    gc.collect()
-    for cached in (device._device, device._primary_context):
-        cached.cache_clear()
+    with installed(monkeypatch) as fake:
+        yield fake
 
 
 def buffer(name, placement, shape, dtype="float32", offset=0):
