@@ -4,14 +4,12 @@ from contextlib import contextmanager
 
 import numpy
 import pytest
+from compiled_stack import stack
 from fake_driver import EVENT, installed
-from gpu import device_compiler, needs_gpu
+from gpu import needs_gpu
 from sessions import LABELS, MODEL, MODEL_BYTES, copying, session_of
 
 from jitinfer.errors import ArgumentError
-from jitinfer.graph import Builder, ops
-from jitinfer.lowering import FirstThatCompiles, compile_graph
-from jitinfer.passes import default, run_passes
 from jitinfer.runtime.profiler import Profiler
 from jitinfer.runtime.timing import interquartile_mean
 
@@ -100,16 +98,6 @@ def test_a_large_copy_takes_as_long_as_it_takes():
     assert all(500 < rate < 20_000 for rate in rates), rates
     assert step.in_sequence == pytest.approx(found.whole, rel=0.2)
     profiler.close()
-
-
-def stack(blocks):
-    """Products of 2048 x 1024 and norms, in float32."""
-    builder = Builder()
-    x = builder.input("x", (2048, 1024))
-    for block in range(blocks):
-        x = ops.layer_norm(ops.matmul(x, builder.parameter(f"w{block}", (1024, 1024))) + x)
-    compiler = device_compiler()
-    return compile_graph(run_passes(builder.build(x), default())[0], compiler.target, FirstThatCompiles(compiler))[0]
 
 
 @needs_gpu

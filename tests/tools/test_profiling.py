@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import numpy
 import pytest
+from compiled_stack import ROWS, WIDTH, stack
 from fake_driver import installed
+from gpu import needs_gpu
 from sessions import LABELS, MODEL, MODEL_BYTES, session_of
 
 import jitinfer
@@ -275,3 +277,36 @@ def test_a_command_line_that_makes_no_sense(argv, capsys):
         main(["profile", *(["x"] if argv else []), *argv])
     assert exit_info.value.code == 2
     assert "usage: jitinfer profile" in capsys.readouterr().err
+
+
+@needs_gpu
+def test_a_saved_program_on_a_device(tmp_path, capsys):
+    """All blocks in one row, with the FLOPs of their products; the kernels by name in the command for ncu."""
+    model = stack(6)
+    model_file.save(model, tmp_path / "model", [sample(kind) for kind in model.weights])
+    assert main(["profile", str(tmp_path / "model"), "--rounds", "10", "--trace", str(tmp_path / "trace.json")]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^/Stack/Block/Linear_0 +(matmul|linear) +6 ", printed, re.MULTILINE), printed
+    kernels = {kernel.entry for kernel in model.plan.kernels}
+    (line,) = [each for each in printed.splitlines() if each.startswith("ncu")]
+    words = shlex.split(line)
+    pattern = words[words.index("--kernel-name") + 1].removeprefix("regex:")
+    assert any(re.search(pattern, name) for name in kernels)
+    events = [e for e in json.loads((tmp_path / "trace.json").read_text())["traceEvents"] if e["ph"] == "X"]
+    assert len(events) == len(model.plan.steps)
+    flops = {event["args"]["node"]: event["args"]["flops"] for event in events}
+    assert sum(flops.values()) >= 6 * 2 * ROWS * WIDTH * WIDTH
+    assert main(["profile", str(tmp_path / "model"), "--once"]) == 0
+
+
+@needs_gpu
+def test_rates_are_below_what_a_device_can_do_and_above_what_none_would(tmp_path):
+    """Float32 products of 4 GFLOP: between 1 and 1000 TFLOP/s on anything of compute capability 8 or later."""
+    session = session_of(stack(3))
+    found = jitinfer.profile(session, rounds=10)
+    (row,) = [row for row in found.rows() if row.names[0] == "/Stack/Block/Linear_0"]
+    assert 1 < row.teraflops < 1000
+    assert found.total == pytest.approx(found.whole, rel=0.15)
+    measured = jitinfer.benchmark(session.enqueue, session.inputs, calls=50)
+    assert 1e6 * measured.median >= 0.9 * found.whole
+    session.close()
