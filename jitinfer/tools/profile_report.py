@@ -204,7 +204,7 @@ _GROUPINGS = {
     "kernel": _Grouping(("kernel", "operation"), lambda p, s: (s.kernel, s.operation)),
     "step": _Grouping(
         ("step", "operation", "kernel", "layer", "place"),
-        lambda p, s: (str(s.number), s.operation, s.kernel, s.origin.layer, s.origin.place),
+        lambda p, s: (str(s.number), s.operation, s.kernel, s.origin.layer, "/".join(s.origin.place.split("/")[-2:])),
     ),
 }
 GROUPINGS = tuple(_GROUPINGS)
@@ -219,4 +219,4 @@ def _without_numbers(path: str, holders: set[str]) -> str:
 def _cells(row: Row) -> list[str]:
     rates = ["" if rate is None else f"{rate:,.1f}" for rate in (row.teraflops, row.gigabytes)]
     times = [f"{row.microseconds:.1f}", f"{row.share:.1%}", f"{row.repeated:.1f}"]
-    return [*row.names, str(row.count), *times, *rates]
+    return [*(name or "-" for name in row.names), str(row.count), *times, *rates]

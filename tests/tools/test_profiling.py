@@ -94,6 +94,12 @@ def test_no_rows_by_anything_else(found):
         found.rows("colour")
 
 
+def test_the_table_says_where_without_the_way_there(found):
+    steps = (replace(found.steps[0], origin=Origin("/home/somebody/net/model.py:3")), *found.steps[1:])
+    line = replace(found, steps=steps).table("step").splitlines()[3]
+    assert line.split()[:6] == ["0", "gather", "copy", "-", "net/model.py:3", "1"]
+
+
 def test_the_table_has_the_longest_first_and_counts_the_rest(found):
     lines = found.table("step").splitlines()
     assert lines[0].startswith("fake: 6 steps, 248.0 us in sequence; one replay 248.0 us (3 rounds; events added 2.00")
@@ -165,6 +171,42 @@ def test_a_function_of_another_engine_has_no_kernels():
     layer = jitinfer.inference(paddle.nn.Linear(4, 4), engine="reference")
     with pytest.raises(ArgumentError, match=r"forward runs .*; only programs of engine='cuda'"):
         jitinfer.profile(layer, paddle.rand([2, 4]))
+
+
+def test_a_compiled_function_is_called_and_its_session_profiled(cuda):
+    """Whatever engine it is that has sessions."""
+    import paddle
+
+    class Executable:
+        history, description = None, "sessions"
+
+        def __init__(self, executable):
+            self.executable, self.asked = executable, []
+
+        def run(self, tensors):
+            return self.executable.run(tensors)
+
+        def session_of(self, tensors):
+            self.asked.append([tensor.shape for tensor in tensors])
+            return session_of(MODEL)
+
+    layer = jitinfer.inference(paddle.nn.Linear(4, 4), engine="reference")
+    x = paddle.rand([2, 4])
+    specialization, _ = layer.forward.specialization_of(x)
+    specialization.executable = Executable(specialization.executable)
+    assert [step.operation for step in jitinfer.profile(layer, x, rounds=1).steps] == LABELS
+    assert jitinfer.profile(layer.forward, input=x).rounds == 30
+    assert specialization.executable.asked == [[[2, 4]]] * 2
+    assert specialization.calls == 3
+
+
+def test_a_function_with_a_parameter_of_our_options_name():
+    @jitinfer.inference(engine="reference")
+    def repeated(x, rounds):
+        return x * rounds
+
+    with pytest.raises(ArgumentError, match="rounds is an option here"):
+        jitinfer.profile(repeated, 1, rounds=3)
 
 
 def test_the_specialisation_that_ran_with_the_tensors_it_was_given():
