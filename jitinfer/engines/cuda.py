@@ -15,7 +15,7 @@ from jitinfer.engines.tensors import array_of, tensor_of
 from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.lowering.arrangement import arranged
 from jitinfer.runtime import Device, device_problem, model_file
-from jitinfer.runtime.model import Session
+from jitinfer.runtime.model import Session, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +30,14 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class CudaExecutable:
-    """One session for each combination of the inputs' shapes, made when it is first met."""
+    """One session for each combination of the inputs' shapes, made when it is first met; they share their weights."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._device = Device.of(0)
         self._stages = Stages(request, lambda names: arranged(names, request.options.precision_mode))
         self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
+        self._shared = Shared(self._device)
         self._sessions: dict[Shapes, Session] = {}
         self._lock = threading.Lock()
 
@@ -75,8 +76,7 @@ class CudaExecutable:
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._lock:
             self._weights = [array_of(tensor) for tensor in self._stages.weights(parameters)]
-            for session in self._sessions.values():
-                session.refresh(self._weights)
+            self._shared.refresh(self._weights)
 
     def _session(self, shapes: Shapes) -> Session:
         with self._lock:
@@ -84,7 +84,7 @@ class CudaExecutable:
                 started = time.perf_counter()
                 model = self._model(shapes)
                 lowered = time.perf_counter()
-                self._sessions[shapes] = Session(model, self._weights, self._device)
+                self._sessions[shapes] = Session(model, self._weights, self._device, shared=self._shared)
                 logger.info(
                     "%s: a plan of %d steps in %.2f s, loaded in %.2f s",
                     self._request.name,

@@ -5,19 +5,13 @@ from contextlib import contextmanager
 import numpy
 import pytest
 from compiled_stack import stack
-from fake_driver import EVENT, installed
+from fake_driver import EVENT
 from gpu import needs_gpu
 from sessions import LABELS, MODEL, MODEL_BYTES, copying, session_of
 
 from jitinfer.errors import ArgumentError
 from jitinfer.runtime.profiler import Profiler
 from jitinfer.runtime.timing import interquartile_mean
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    with installed(monkeypatch) as fake:
-        yield fake
 
 
 def test_every_step_has_its_time_and_events_are_taken_off(cuda):
