@@ -52,12 +52,16 @@ class CudaExecutable:
 
     def run(self, tensors: Sequence[Any]) -> list[Any]:
         try:
-            session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
+            session = self.session_of(tensors)
             return [tensor_of(array) for array in session.run([array_of(tensor) for tensor in tensors])]
         except EngineError:
             raise
         except JitinferError as error:
             raise EngineError(f"{self._request.name}: {error}") from error
+
+    def session_of(self, tensors: Sequence[Any]) -> Session:
+        """What runs for tensors of these shapes. Raises EngineError."""
+        return self._session(tuple(tuple(tensor.shape) for tensor in tensors))
 
     def save(self, path: str) -> None:
         """Raises EngineError where several combinations of shapes were met, or JitinferError as `model_file.save`."""
