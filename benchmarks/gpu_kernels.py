@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from device_timing import in_turn, recorded
-from roofline import flops, moved_bytes
 from torch.nn import functional
 
 from jitinfer.graph import Builder, Node, View, op_named, ops
+from jitinfer.graph.cost import bytes_moved, flops
 from jitinfer.kernels.assembly import plan_of_node
 from jitinfer.kernels.family import input_name
 from jitinfer.kernels.target import Target
@@ -305,7 +305,7 @@ class Bench:
                 continue
             if best is None or elapsed < best[0]:
                 best = (elapsed, choice, label, error)
-        found = {"mb": moved_bytes(case.node) / 1e6, "gflop": flops(case.node) / 1e9, "problems": problems}
+        found = {"mb": bytes_moved(case.node) / 1e6, "gflop": flops(case.node) / 1e9, "problems": problems}
         if best is None:
             return found
         _, choice, found["kernel"], found["error"] = best
@@ -314,7 +314,7 @@ class Bench:
 
     def beside(self, case, rotation, choice, weights, operands):
         """Microseconds of one call: ours, a copy of as many bytes, and torch's."""
-        half = max(1, moved_bytes(case.node) // 2)
+        half = max(1, bytes_moved(case.node) // 2)
         pairs = [torch.zeros(2, half, dtype=torch.uint8, device="cuda") for _ in operands]
         executor = Executor(rotation.plan(choice), weights, self.device)
         stream = torch.cuda.current_stream().cuda_stream

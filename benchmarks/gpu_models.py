@@ -1,7 +1,7 @@
 """Whole models on a GPU beside torch, from saved graphs. Needs torch there, and no Paddle.
 
     python benchmarks/gpu_models.py FOLDER [--models dit,sd3] [--peers eager,default,max-autotune] [--limit 240]
-        [--output output/gpu] [--dtype bfloat16] [--tune fast] [--cache FOLDER] [--nodes]
+        [--output output/gpu] [--dtype bfloat16] [--tune fast] [--cache FOLDER] [--profile]
 
 FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. Each model is compiled in a
 process of its own (`compile_model.py`, nothing cached unless --cache names what is), and started warm and measured in
@@ -59,7 +59,7 @@ def measured(given, name, folder):
     problem = None if finished(command, given.limit) else "not compiled"
     if problem is None:
         command = [sys.executable, HERE / "measure_model.py", graph, cache, warm, *common, "--peers", given.peers]
-        done = finished([*command, "--nodes"] if given.nodes else command, given.limit)
+        done = finished([*command, "--profile"] if given.profile else command, given.limit)
         problem = None if done else "stopped or failed"
     found = {"model": name, "tune": given.tune, "problem": problem}
     for path, entry in ((cold, "cold_seconds"), (warm, None)):
@@ -98,8 +98,8 @@ def print_details(found):
             "" if beside is None else f", compiled in {beside['compile_seconds']:.0f} s, {beside['memory_gb']:.2f} GB"
         )
         print(f"  {name}: {times['median']:.3f} ms ({times['low']:.3f} to {times['high']:.3f}){text}")
-    for part in found.get("nodes", [])[:16]:
-        print(f"    {part['count']:4} x {part['us'] or float('nan'):8.1f} us  {part['node'][:150]}")
+    if "profile" in found:
+        print(found["profile"])
 
 
 def draw(every, path):
@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tune", default="fast")
     parser.add_argument("--cache", type=pathlib.Path, help="used and filled; cold starts are then not cold")
-    parser.add_argument("--nodes", action="store_true", help="where the time goes")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / "models.json"

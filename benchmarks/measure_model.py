@@ -1,17 +1,15 @@
 """One saved graph on a device: started warm, right, and how fast beside torch. Needs torch, and no Paddle.
 
     python benchmarks/measure_model.py GRAPH CACHE RESULT [--dtype bfloat16] [--tune fast] [--peers eager,default]
-        [--nodes]
+        [--profile]
 
 CACHE as `compile_model.py` has left it. RESULT is written anew whenever there is more to say: a process that is
 stopped leaves what it knew.
 """
 
 import argparse
-import collections
 import dataclasses
 import json
-import math
 import pathlib
 import statistics
 import time
@@ -21,16 +19,27 @@ import torch
 import torch_graph
 import torch_models
 from device_timing import ceilings, in_turn, recorded
-from roofline import model_flops, roofline
 
+import jitinfer
 from jitinfer.cache import Cache
-from jitinfer.kernels.target import Target
-from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.lowering import compile_graph
-from jitinfer.lowering.models import FAST_OFFERS
-from jitinfer.lowering.tuning import Tuner
+from jitinfer.graph.cost import bytes_moved, flops
+from jitinfer.graph.op import Kind
 from jitinfer.runtime import Device
 from jitinfer.runtime.model import Session
+
+
+def model_flops(graph):
+    """Of products, convolutions and attention alone, as imported: what any implementation of the model computes."""
+    return sum(flops(node) for node in graph.nodes if node.op.kind is Kind.CONTRACTION)
+
+
+def roofline(graph, most_flops, bandwidth):
+    """Seconds, if each node in turn were as fast as the device computes it or moves its operands, whichever is slower.
+
+    graph: after the passes; Williams et al., 2009, node by node.
+    """
+    nodes = [node for node in graph.nodes if node.op.kind is not Kind.CREATION]
+    return sum(max(flops(node) / most_flops, bytes_moved(node) / bandwidth) for node in nodes)
 
 
 def relative(found, wanted):
@@ -47,22 +56,6 @@ def host_microseconds(session, inputs, repeats=100):
         costs.append(time.perf_counter() - started)
     torch.cuda.synchronize()
     return 1e6 * statistics.median(costs)
-
-
-def parts(graph, store, tune):
-    """Where the time goes, as the tuner measured it: equal nodes together, the most expensive first."""
-    device = Device.of(0)
-    with Compiler(Target.of(device), store) as compiler:
-        tuner = Tuner(compiler, device, store, most=FAST_OFFERS if tune == "fast" else None)
-        _, lowered = compile_graph(graph, compiler.target, tuner)
-    found = collections.defaultdict(list)
-    for node, choice in lowered.work:
-        types = " ".join(str(kind) for kind in node.input_types()[:2])
-        found[f"{node.op.name} {types} | {choice.family} {choice.config}"].append(choice.microseconds)
-    # One candidate is taken without being timed.
-    measured = [(name, len(each), None if math.isnan(each[0]) else each[0]) for name, each in found.items()]
-    measured.sort(key=lambda part: -part[1] * (part[2] or 0))
-    return [{"node": name, "count": count, "us": us} for name, count, us in measured]
 
 
 class Bench:
@@ -104,8 +97,7 @@ class Bench:
         self.compare(session, weights, inputs)
         self.found["host_us"] = host_microseconds(session, session.inputs)
         self.found["host_us_inputs_copied"] = host_microseconds(session, inputs)
-        if self.given.nodes:
-            self.found["nodes"] = parts(after, Cache(self.given.cache), self.given.tune)
+        self.session = session
         stream = torch.cuda.current_stream().cuda_stream
         self.runs["jitinfer"] = lambda: session.enqueue(session.inputs, stream)
         self.time()
@@ -135,6 +127,10 @@ class Bench:
             self.found[f"torch {mode}"] = {"compile_seconds": seconds, "memory_gb": memory / 1e9}
             self.time()
 
+    def profile(self):
+        self.found["profile"] = jitinfer.profile(self.session).table(limit=24)
+        self.write()
+
     def time(self):
         times = in_turn(self.runs)
         self.found["ms"] = {name: dataclasses.asdict(each) for name, each in times.items()}
@@ -148,12 +144,14 @@ def main():
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tune", default="fast")
     parser.add_argument("--peers", default="eager,default", help=", ".join(torch_models.MODES))
-    parser.add_argument("--nodes", action="store_true", help="where the time goes")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     given = parser.parse_args()
     bench = Bench(given)
     inputs = bench.start()
     torch.cuda.empty_cache()
     bench.peers(inputs, [mode for mode in given.peers.split(",") if mode])
+    if given.profile:
+        bench.profile()
 
 
 if __name__ == "__main__":
