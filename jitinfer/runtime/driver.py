@@ -6,10 +6,29 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.errors import DeviceError
+from jitinfer.errors import DeviceError, DeviceLostError, DeviceMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_FATAL = frozenset(
+    {
+        "ILLEGAL_ADDRESS",
+        "MISALIGNED_ADDRESS",
+        "INVALID_ADDRESS_SPACE",
+        "INVALID_PC",
+        "ILLEGAL_INSTRUCTION",
+        "HARDWARE_STACK_ERROR",
+        "LAUNCH_FAILED",
+        "LAUNCH_TIMEOUT",
+        "ASSERT",
+        "TENSOR_MEMORY_LEAK",
+        "ECC_UNCORRECTABLE",
+        "CONTAINED",
+        "EXTERNAL_DEVICE",
+    }
+)
+"""Errors after which, by the driver's documentation, the process must be ended before CUDA can be used again."""
 
 _INSTALL = 'pip install "jitinfer[cuda]"'
 
@@ -63,7 +82,11 @@ def bound(name: str, step: str = "") -> Callable[..., None]:
 
 
 def _failure(name: str, step: str, code: Any) -> DeviceError:
-    return DeviceError(f"{step or name}: {_describe(driver(), code)}" + (f" in {name}" if step else ""))
+    message = f"{step or name}: {_describe(driver(), code)}" + (f" in {name}" if step else "")
+    error = code.name.removeprefix("CUDA_ERROR_")
+    if error in _FATAL:
+        return DeviceLostError(f"{message}; CUDA serves this process no more")
+    return DeviceMemoryError(message) if error == "OUT_OF_MEMORY" else DeviceError(message)
 
 
 def _describe(module: Any, code: Any) -> str:
