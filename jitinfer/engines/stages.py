@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import paddle
 
@@ -20,14 +20,17 @@ from jitinfer.passes import chosen, run_passes
 from jitinfer.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from jitinfer.engines.protocol import Request
     from jitinfer.graph import Graph
+    from jitinfer.options import Options
     from jitinfer.passes import Report
 
 Shapes = tuple[tuple[int, ...], ...]
 """Those of a call's tensors."""
+
+Arrangement: TypeAlias = "Callable[[list[str]], list[str]]"
 
 logger = logging.getLogger("jitinfer.engines")
 
@@ -66,10 +69,11 @@ class Stages:
     Raises EngineError, naming the pass, where one of Paddle's passes throws or crashes.
     """
 
-    def __init__(self, request: Request, arrange: Callable[[list[str]], list[str]] = list) -> None:
-        """arrange: what an engine makes of the list of graph passes that the options give."""
-        options = request.options
-        rewritten, self._program_steps = _rewritten(request)
+    def __init__(self, request: Request, arrange: Arrangement = list, without: Collection[str] = ()) -> None:
+        """arrange: what an engine makes of the list of graph passes that the options give; without: passes of either
+        stage that do not run."""
+        of_program, of_graph = passes_of(request.options, arrange)
+        rewritten, self._program_steps = _rewritten(request, [name for name in of_program if name not in without])
         given = request.program.parameters
         self._parameters = rewritten.parameters
         self._program = dataclasses.replace(
@@ -83,8 +87,7 @@ class Stages:
         else:
             origins = dict(enumerate(request.origins))
             self._origins = tuple(NOWHERE if at is None else origins.get(at, NOWHERE) for at in rewritten.operations)
-        names = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
-        self._passes = arrange(names)
+        self._passes = [name for name in of_graph if name not in without]
         self._graphs: dict[Shapes, GraphSteps] = {}
         self._lock = threading.Lock()
 
@@ -107,9 +110,15 @@ class Stages:
             return History(self._program_steps, tuple(self._graphs.values()))
 
 
-def _rewritten(request: Request) -> tuple[Rewritten, tuple[ProgramStep, ...]]:
-    """The program after those of Paddle's passes that the options name, from the cache if it has them."""
-    program, names = request.program, program_passes(request.options)
+def passes_of(options: Options, arrange: Arrangement = list) -> tuple[list[str], list[str]]:
+    """The passes of both stages that the options ask for, in order: Paddle's on the program, and those on the graph."""
+    names = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
+    return list(program_passes(options)), arrange(names)
+
+
+def _rewritten(request: Request, names: Sequence[str]) -> tuple[Rewritten, tuple[ProgramStep, ...]]:
+    """The program after these of Paddle's passes, from the cache if it has them."""
+    program = request.program
     nothing = Rewritten.nothing(program.text, len(program.parameters), program.operations + len(program.parameters))
     if not names:
         return nothing, ()
