@@ -22,6 +22,7 @@ EVENT = 2.0
 
 class Result(enum.IntEnum):
     CUDA_SUCCESS = 0
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_INVALID_VALUE = 1
     CUDA_ERROR_NOT_READY = 600
@@ -244,7 +245,11 @@ class FakeDriver:
         return (OK,)
 
     def cuStreamSynchronize(self, stream):
-        return (Result.CUDA_ERROR_INVALID_VALUE,) if self.fail == "synchronize" else (OK,)
+        failures = {
+            "synchronize": Result.CUDA_ERROR_INVALID_VALUE,
+            "fault": Result.CUDA_ERROR_ILLEGAL_ADDRESS,  # whatever is asked of it, until the process ends
+        }
+        return (failures.get(self.fail, OK),)
 
     def _move(self, destination, source, nbytes, stream=0):
         return self._do(lambda: self._spend(nbytes, ctypes.memmove, destination, source))

@@ -8,12 +8,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.engines.comparison import difference, tolerance_for
-from jitinfer.engines.paddle import as_arrays
+from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
+from jitinfer.engines.kernel_check import on_device
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, tensor_of
-from jitinfer.errors import EngineError, JitinferError, VerificationError
-from jitinfer.lowering.arrangement import arranged
+from jitinfer.errors import EngineError, JitinferError
 from jitinfer.runtime import Device, device_problem, model_file
 from jitinfer.runtime.model import Session, Shared
 
@@ -32,10 +31,11 @@ Shapes = tuple[tuple[int, ...], ...]
 class CudaExecutable:
     """One session for each combination of the inputs' shapes, made when it is first met; they share their weights."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, recipe: CudaRecipe) -> None:
         self._request = request
+        self._recipe = recipe
         self._device = Device.of(0)
-        self._stages = Stages(request, lambda names: arranged(names, request.options.precision_mode))
+        self._stages = Stages(request, arrangement(request.options), recipe.dropped)
         self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
         self._shared = Shared(self._device)
         self._sessions: dict[Shapes, Session] = {}
@@ -44,7 +44,7 @@ class CudaExecutable:
     @property
     def description(self) -> str:
         steps = ", ".join(str(len(session.model.plan.steps)) for session in self._sessions.values())
-        return f"CUDA, {self._request.options.precision_mode}, {self._device.name}, {steps or 'no'} steps"
+        return f"CUDA, {self._recipe.arithmetic}, {self._device.name}, {steps or 'no'} steps"
 
     @property
     def history(self) -> History:
@@ -97,8 +97,8 @@ class CudaExecutable:
     def _model(self, shapes: Shapes) -> Model:
         from jitinfer.lowering.models import model_of  # Triton takes its time to import
 
-        request = self._request
-        return model_of(self._stages.graph(shapes), self._device, request.cache, request.options.tune)
+        request, graph = self._request, self._stages.graph(shapes)
+        return model_of(graph, self._device, request.cache, request.options.tune, self._recipe.excluded)
 
 
 class CudaEngine:
@@ -112,17 +112,15 @@ class CudaEngine:
                 return f'{package} is not installed; pip install "jitinfer[cuda]"'
         return device_problem() or ""
 
+    def search(self, request: Request) -> CudaSearch[CudaExecutable]:
+        device = Device.of(0)
+        return CudaSearch(request, device, CudaExecutable, on_device(device))
+
     def compile(self, request: Request) -> CudaExecutable:
-        executable = CudaExecutable(request)
-        results = executable.run(request.inputs)  # also without verification: what has no kernel is found now
-        if request.expected is not None:
-            found = difference(as_arrays(results), as_arrays(request.expected()))
-            tolerance = tolerance_for(request.program.rounding, request.options.precision_mode)
-            if not found.within(tolerance):
-                raise VerificationError(
-                    f"{request.name}: {executable.description} is wrong: {found.what}; rounding explains {tolerance}"
-                )
-        return executable
+        search = self.search(request)
+        if request.expected is None:
+            return search.load(search.start)
+        return search.find()[0]
 
 
 def _installed(module: str) -> bool:
