@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from jitinfer.errors import KernelError, UnsupportedOpError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import NOWHERE, Value
+from jitinfer.graph.text import call_text
 from jitinfer.kernels.assembly import specializations
 from jitinfer.kernels.family import families_for
 
@@ -65,8 +66,7 @@ def offers(node: Node, target: Target) -> list[tuple[Family, Config]]:
     """
     by_family = [[(family, config) for config in family.configs(node, target)] for family in families_for(node, target)]
     if not by_family:
-        types = ", ".join("none" if kind is None else str(kind) for kind in node.input_types())
-        raise UnsupportedOpError(f"{node.op.name}({types}) at {node.origin or 'an unknown place'} has no CUDA kernel")
+        raise UnsupportedOpError(f"{call_text(node)} has no CUDA kernel")
     longest = max(map(len, by_family))
     return [configs[i] for i in range(longest) for configs in by_family if i < len(configs)]
 
