@@ -1,20 +1,27 @@
-"""A CUDA driver in host memory, as far as plans without kernels need one: copies and fills, streams and graphs.
+"""A CUDA driver in host memory: copies and fills, streams and graphs. Kernels load, and do nothing when they run.
 
 Work runs when it is queued; between the beginning and the end of a capture it is recorded instead. Every handle that
 was given out and not given back is in `held`.
 """
 
+import contextlib
 import ctypes
 import enum
+import gc
 import itertools
+import sys
+import types
 
 import numpy
+
+from jitinfer.runtime import device, driver
 
 
 class Result(enum.IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_NOT_READY = 600
 
 
 class Attributes:
@@ -26,21 +33,39 @@ class Modes(enum.Enum):
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
 
 
+class Properties(types.SimpleNamespace):
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        setattr(self, name, Properties())
+        return getattr(self, name)
+
+
 OK = Result.CUDA_SUCCESS
 LIMIT = 2**30
+GRANULARITY = 2**12
 
 
 class FakeDriver:
     CUresult = Result
     CUdevice_attribute = Attributes()
     CUstreamCaptureMode = Modes
+    CUmemAllocationType = CUmemLocationType = CUmemAllocationGranularity_flags = CUmemAccess_flags = Attributes()
+    CUpointer_attribute = CUfunction_attribute = CUlaunchAttributeID = Attributes()
+    CUlaunchConfig = CUlaunchAttribute = Properties
+    CUmemAllocationProp = CUmemAccessDesc = Properties
 
     def __init__(self):
         self.held = {}
         self.launches = 0
         self.fail = None
+        self.maps_memory = 1
+        self.mapped = 0
+        self.recorded = []
+        self.waited = []
         self._capture = None
         self._graphs = {}
+        self._ranges = {}
         self._numbers = itertools.count(1000)
         self._contexts = []
 
@@ -76,7 +101,11 @@ class FakeDriver:
         return OK, b"fake\0\0"
 
     def cuDeviceGetAttribute(self, name, device):
-        values = {"COMPUTE_CAPABILITY_MAJOR": 9, "COMPUTE_CAPABILITY_MINOR": 0}
+        values = {
+            "COMPUTE_CAPABILITY_MAJOR": 9,
+            "COMPUTE_CAPABILITY_MINOR": 0,
+            "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED": self.maps_memory,
+        }
         return OK, values.get(name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 100000)
 
     def cuDeviceTotalMem(self, device):
@@ -117,6 +146,56 @@ class FakeDriver:
 
     cuMemFree = cuMemFreeHost = cuStreamDestroy = cuEventDestroy = cuGraphDestroy = cuGraphExecDestroy = _take
 
+    def cuMemGetAllocationGranularity(self, wanted, kind):
+        return OK, GRANULARITY
+
+    def cuMemAddressReserve(self, size, alignment, address, flags):
+        """Memory that is not touched before it is mapped takes none of the host's."""
+        array = numpy.empty(size + 256, numpy.uint8)
+        base = -(-array.ctypes.data // 256) * 256
+        self._ranges[base] = array
+        return OK, self._give("addresses", base)
+
+    def cuMemAddressFree(self, address, size):
+        del self._ranges[address]
+        return self._take(address)
+
+    def cuMemCreate(self, size, wanted, flags):
+        if size > LIMIT or size % GRANULARITY:
+            return Result.CUDA_ERROR_OUT_OF_MEMORY, None
+        return OK, self._give("physical memory")
+
+    cuMemRelease = _take
+
+    def cuMemMap(self, address, size, offset, handle, flags):
+        ctypes.memset(address, 0xA5, size)
+        self.mapped += size
+        return (OK,)
+
+    def cuMemSetAccess(self, address, size, access, count):
+        return (OK,)
+
+    def cuMemUnmap(self, address, size):
+        self.mapped -= size
+        return (OK,)
+
+    def cuModuleLoadData(self, code):
+        return OK, self._give("module")
+
+    cuModuleUnload = _take
+
+    def cuModuleGetFunction(self, module, name):
+        return OK, name
+
+    def cuFuncSetAttribute(self, function, attribute, value):
+        return (OK,)
+
+    def cuLaunchKernelEx(self, config, function, arguments, extra):
+        return (OK,)
+
+    def cuPointerGetAttribute(self, attribute, address):
+        return OK, 0
+
     def cuStreamCreate(self, flags):
         return OK, self._give("stream")
 
@@ -124,12 +203,17 @@ class FakeDriver:
         return OK, self._give("event")
 
     def cuEventRecord(self, event, stream):
+        self.recorded.append((event, stream))
         return (OK,)
+
+    def cuEventQuery(self, event):
+        return (Result.CUDA_ERROR_NOT_READY if self.fail == "query" else OK,)
 
     def cuEventSynchronize(self, event):
         return (OK,)
 
     def cuStreamWaitEvent(self, stream, event, flags):
+        self.waited.append((stream, event))
         return (OK,)
 
     def cuStreamSynchronize(self, stream):
@@ -169,3 +253,18 @@ class FakeDriver:
         for work in self._graphs[graph]:
             work()
         return (OK,)
+
+
+@contextlib.contextmanager
+def installed(monkeypatch):
+    """A fake driver in place of the real one, wherever it is used."""
+    fake, real = FakeDriver(), driver.driver
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jitinfer.") and getattr(module, "driver", None) is real:
+            monkeypatch.setattr(module, "driver", lambda: fake)
+    for cached in (device._device, device._primary_context):
+        cached.cache_clear()
+    yield fake
+    gc.collect()
+    for cached in (device._device, device._primary_context):
+        cached.cache_clear()

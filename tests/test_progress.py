@@ -24,3 +24,22 @@ def test_an_error_inside_comes_out(monkeypatch):
     monkeypatch.setattr(module, "someone_is_watching", lambda: True)
     with pytest.raises(KeyError), module.progress("failing"):
         raise KeyError("mine")
+
+
+def test_steps_show_in_the_display_that_is_there(monkeypatch, capfd):
+    monkeypatch.setattr(module, "someone_is_watching", lambda: True)
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with module.progress("compiling a model"), module.progress("tuning", 4) as advance:
+        display = module._shown.get()
+        for _ in range(3):
+            time.sleep(0.2)
+            advance()
+        assert [(task.description, task.completed, task.total) for task in display.tasks] == [
+            ("compiling a model", 0, None),
+            ("tuning", 3, 4),
+        ]
+    assert module._shown.get() is None
+    assert display.tasks == []
+    assert "tuning" in capfd.readouterr().err

@@ -20,7 +20,7 @@ from jitinfer.engines.tensors import array_of, tensor_of
 from jitinfer.errors import EngineError, JitinferError, UnsupportedOpError, VerificationError
 from jitinfer.lowering.arrangement import arranged
 from jitinfer.runtime import Device, device_problem, model_file
-from jitinfer.runtime.model import Session
+from jitinfer.runtime.model import Session, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,13 +35,18 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class CudaExecutable:
-    """One session for each combination of the inputs' shapes, or several in pieces, made when it is first met."""
+    """One session for each combination of the inputs' shapes, or several in pieces, made when it is first met.
+
+    Those that read the same weights share them.
+    """
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._device = Device.of(0)
         self._stages = Stages(request, lambda names: arranged(names, request.options.precision_mode))
         self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
+        self._shared: dict[tuple[int, ...], Shared] = {}
+        """By the weights that a session is given."""
         self._sessions: dict[Shapes, Session | Composition] = {}
         self._lock = threading.Lock()
 
@@ -85,8 +90,11 @@ class CudaExecutable:
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._lock:
             self._weights = [array_of(tensor) for tensor in self._stages.weights(parameters)]
+            for parameters, shared in self._shared.items():
+                shared.refresh([self._weights[position] for position in parameters])
             for session in self._sessions.values():
-                session.refresh(self._weights)
+                if isinstance(session, Composition):
+                    session.refresh(self._weights)
 
     @contextmanager
     def _as_engine_errors(self) -> Iterator[None]:
@@ -102,21 +110,24 @@ class CudaExecutable:
             if shapes not in self._sessions:
                 graph = self._stages.graph(shapes)
                 try:
-                    self._sessions[shapes] = self._loaded(graph, self._weights)
+                    self._sessions[shapes] = self._loaded(graph, tuple(range(len(self._weights))))
                 except UnsupportedOpError as error:
                     if self._request.options.fallback == "error":
                         raise
                     self._sessions[shapes] = self._composition(shapes, graph, error)
             return self._sessions[shapes]
 
-    def _loaded(self, graph: Graph, weights: Sequence[Any]) -> Session:
+    def _loaded(self, graph: Graph, parameters: tuple[int, ...]) -> Session:
+        """A graph after its passes, ready to run; parameters: which of the program's are its weights."""
         from jitinfer.lowering.models import model_of  # Triton takes its time to import
 
         request = self._request
         started = time.perf_counter()
         model = model_of(graph, self._device, request.cache, request.options.tune)
         lowered = time.perf_counter()
-        session = Session(model, weights, self._device)
+        shared = self._shared.get(parameters) or Shared(self._device)
+        weights = [self._weights[position] for position in parameters]
+        session = Session(model, weights, self._device, shared=self._shared.setdefault(parameters, shared))
         logger.info(
             "%s: a plan of %d steps in %.2f s, loaded in %.2f s",
             request.name,

@@ -33,12 +33,17 @@ _MOST_NAMED = 4
 """Operators that a sentence names one by one."""
 
 
-class Runner(Protocol):
-    """A piece that is ready to run: what a `runtime.model.Session` is."""
+class OnDevice(Protocol):
+    """A piece that a device runs: what a `runtime.model.Session` is."""
 
-    def run(self, inputs: Sequence[Any]) -> list[Any]: ...
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """The results on the host, for inputs there or on the device."""
+        ...
 
-    def refresh(self, weights: Sequence[Any]) -> None: ...
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """Where the results lie on the device until the next run."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -140,41 +145,47 @@ class Composition:
         self,
         division: Division,
         weights: Sequence[Array],
-        load: Callable[[Graph, Sequence[Array]], Runner],
+        load: Callable[[Graph, tuple[int, ...]], OnDevice],
         name: str,
         options: Options,
     ) -> None:
-        """Args: weights: in the order of the program's parameters; load: makes a graph after its passes run."""
+        """Args: weights: in the order of the program's parameters; load: for a graph after its passes, and which of
+        the parameters are its weights, what runs it.
+        """
         self.division = division
         self._turn = threading.Lock()
-        self.runners: list[Runner] = []
+        self.runners: list[OnDevice | OnPaddle] = []
         for piece in division.pieces:
-            own = [weights[position] for position in piece.parameters]
             if isinstance(piece, ProgramCut):
-                self.runners.append(OnPaddle(piece, own, name, options))
+                self.runners.append(OnPaddle(piece, weights, name, options))
             else:
-                self.runners.append(load(piece.graph, own))
+                self.runners.append(load(piece.graph, piece.parameters))
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The program's results."""
         operations = self.division.operations
         values: dict[int, Array] = dict(operations.constants)
         values.update((number, inputs[position]) for position, number in operations.inputs.items())
+        placed: dict[Port, Any] = {}
+        """What lies on the device already, for the pieces there."""
         with self._turn:
             for piece, runner in zip(self.division.pieces, self.runners, strict=True):
                 if isinstance(piece, ProgramCut):
                     results = runner.run([values[number] for number in piece.inputs])
                     values.update(zip(piece.outputs, results, strict=True))
                 else:
-                    results = runner.run([_read(values, port) for port in piece.inputs])
-                    values.update(_joined(piece.outputs, results))
+                    assert not isinstance(runner, OnPaddle)
+                    given = [placed[port] if port in placed else _read(values, port) for port in piece.inputs]
+                    values.update(_joined(piece.outputs, runner.run(given)))
+                    placed.update(zip(piece.outputs, runner.outputs, strict=True))
         return [values[number] for number in operations.results]
 
     def refresh(self, weights: Sequence[Array]) -> None:
-        """Takes new values of the program's parameters."""
+        """Takes new values of the program's parameters for what Paddle runs; the device's are with their sessions."""
         with self._turn:
-            for piece, runner in zip(self.division.pieces, self.runners, strict=True):
-                runner.refresh([weights[position] for position in piece.parameters])
+            for runner in self.runners:
+                if isinstance(runner, OnPaddle):
+                    runner.refresh(weights)
 
 
 class OnPaddle:
@@ -192,15 +203,19 @@ class OnPaddle:
             threads=thread_count(options),
             gpu=int(device.partition(":")[2] or 0) if device.startswith("gpu") else None,
         )
-        self._executable = PaddleExecutable(piece.text, [tensor_of(each) for each in weights], configuration, name)
+        self._parameters = piece.parameters
+        self._executable = PaddleExecutable(piece.text, self._own(weights), configuration, name)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Of arrays that it leaves as they are. Raises EngineError."""
         return [array_of(each) for each in self._executable.run([tensor_of(each) for each in inputs])]
 
     def refresh(self, weights: Sequence[Array]) -> None:
-        """Raises EngineError."""
-        self._executable.refresh([tensor_of(each) for each in weights])
+        """Takes new values of the program's parameters. Raises EngineError."""
+        self._executable.refresh(self._own(weights))
+
+    def _own(self, weights: Sequence[Array]) -> list[Any]:
+        return [tensor_of(weights[position]) for position in self._parameters]
 
 
 def _read(values: Mapping[int, Array], port: Port) -> Array:

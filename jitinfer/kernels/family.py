@@ -95,6 +95,8 @@ class Family(ABC):
 
     name: ClassVar[str]
     ops: ClassVar[tuple[str, ...]]
+    compiled: ClassVar[bool] = True
+    """Whether another configuration means another kernel to compile; a library has them ready."""
 
     @abstractmethod
     def supports(self, node: Node, target: Target) -> bool:

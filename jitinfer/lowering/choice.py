@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,16 +10,19 @@ from jitinfer.errors import KernelError, UnsupportedOpError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import NOWHERE, Value
 from jitinfer.graph.text import call_text
+from jitinfer.graph.types import itemsize
 from jitinfer.kernels.assembly import specializations
-from jitinfer.kernels.family import families_for
+from jitinfer.kernels.family import Candidate, families_for
+from jitinfer.runtime.plan import ALIGNMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from jitinfer.graph.node import Node
-    from jitinfer.kernels.family import Candidate, Config, Family
+    from jitinfer.graph.view import View
+    from jitinfer.kernels.family import Config, Family
     from jitinfer.kernels.target import Target
-    from jitinfer.kernels.triton.compilation import Compiler
+    from jitinfer.kernels.triton.compilation import Compilation, Compiler
     from jitinfer.runtime.plan import Kernel
 
 
@@ -36,13 +40,20 @@ class Choice:
 class Chooser(Protocol):
     """Chooses kernels for many nodes at once, so that they compile side by side."""
 
-    def choose(self, nodes: Sequence[Node]) -> list[Choice]:
-        """One choice for each node. Raises UnsupportedOpError, or KernelError where nothing compiles."""
+    def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
+        """One choice for each of `nodes`, then one for each of `once`, which run too seldom to be measured.
+
+        Raises UnsupportedOpError, or KernelError where nothing compiles.
+        """
         ...
 
 
 def form_of(node: Node) -> str:
-    """Text that is equal for nodes that the same kernels compute, whatever they are called and come from."""
+    """Text that is equal for nodes that the same kernels compute equally fast.
+
+    It is the same whatever they are called and come from, and wherever in a tensor they read and write, as long as
+    that is equally well aligned.
+    """
     values: dict[Value, Value] = {}
     for value in node.inputs:
         if value is not None:
@@ -54,9 +65,18 @@ def form_of(node: Node) -> str:
         node,
         inputs=tuple(None if value is None else values[value] for value in node.inputs),
         outputs=tuple(results[value] for value in node.outputs),
+        views=tuple(_shifted(view, value) for view, value in zip(node.views, node.inputs, strict=False)),
+        stores=tuple(_shifted(store, value) for store, value in zip(node.stores, node.outputs, strict=False)),
         origin=NOWHERE,
     )
     return Graph(tuple(values.values()), (), (renamed,), tuple(results.values())).hash
+
+
+def _shifted(view: View | None, value: Value | None) -> View | None:
+    """By whole multiples of a buffer's alignment, as near to its start as these allow."""
+    if view is None or value is None:
+        return view
+    return replace(view, offset=view.offset % max(ALIGNMENT // itemsize(value.dtype), 1))
 
 
 def offers(node: Node, target: Target) -> list[tuple[Family, Config]]:
@@ -77,47 +97,77 @@ class FirstThatCompiles:
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
 
-    def choose(self, nodes: Sequence[Node]) -> list[Choice]:
-        waiting = {form_of(node): node for node in nodes}
-        offered = {form: offers(node, self._compiler.target) for form, node in waiting.items()}
-        found: dict[str, Choice] = {}
-        failures: dict[str, list[str]] = {form: [] for form in waiting}
-        while waiting:
-            tried = {form: offered[form][len(failures[form])] for form in waiting}
-            compiled = compile_offers([(waiting[form], *offer) for form, offer in tried.items()], self._compiler)
-            for form, result in zip(tried, compiled, strict=True):
-                if isinstance(result, Choice):
-                    found[form] = result
-                    del waiting[form]
-                    continue
-                failures[form].append(str(result))
-                if len(failures[form]) == len(offered[form]):
-                    node = waiting[form]
-                    raise KernelError(
-                        f"nothing that computes {node.op.name} at {node.origin} compiles: {failures[form][0]}"
-                    )
-        return [found[form_of(node)] for node in nodes]
+    def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
+        """As `Chooser` says."""
+        target = self._compiler.target
+        waiting = [(node, iter(offers(node, target))) for node in (*nodes, *once)]
+        started = [start(node, *next(rest), self._compiler) for node, rest in waiting]
+        return [
+            first_of(node, self._retried(node, first, rest))
+            for (node, rest), first in zip(waiting, started, strict=True)
+        ]
+
+    def _retried(
+        self, node: Node, first: StartedOffer, rest: Iterator[tuple[Family, Config]]
+    ) -> Iterator[Choice | KernelError]:
+        yield first.result()
+        for offer in rest:
+            yield start(node, *offer, self._compiler).result()
 
 
-def compile_offers(asked: Sequence[tuple[Node, Family, Config]], compiler: Compiler) -> list[Choice | KernelError]:
-    """Each offer compiled, or why it cannot be."""
-    candidates = [_launches(*each, compiler.target) for each in asked]
-    sources = [[] if isinstance(each, KernelError) else specializations(each) for each in candidates]
-    kernels = iter(compiler.try_all([source for group in sources for source in group]))
-    results: list[Choice | KernelError] = []
-    for (_, family, config), candidate, group in zip(asked, candidates, sources, strict=True):
-        made = [next(kernels) for _ in group]
-        failed = next((each for each in made if isinstance(each, KernelError)), None)
-        if isinstance(candidate, KernelError) or failed is not None:
-            results.append(candidate if isinstance(candidate, KernelError) else failed or KernelError("no kernel"))
-        else:
-            kept = tuple(each for each in made if not isinstance(each, KernelError))
-            results.append(Choice(family.name, config, candidate, kept))
-    return results
+def first_of(node: Node, results: Iterable[Choice | KernelError]) -> Choice:
+    """The first that is a choice. Raises KernelError with the first failure where none is."""
+    failures = []
+    for result in results:
+        if isinstance(result, Choice):
+            return result
+        failures.append(result)
+    raise KernelError(f"nothing that computes {node.op.name} at {node.origin} compiles: {failures[0]}")
 
 
-def _launches(node: Node, family: Family, config: Config, target: Target) -> Candidate | KernelError:
+class StartedOffer:
+    """An offer for a node whose kernels are being compiled."""
+
+    def __init__(self, family: Family, config: Config, candidate: Candidate, kernels: Sequence[Compilation]) -> None:
+        self.family = family
+        self.config = config
+        self._candidate = candidate
+        self._kernels = kernels
+
+    def result(self) -> Choice | KernelError:
+        """Waits for it; why there is none, where its kernels do not compile or were cancelled."""
+        made = []
+        for kernel in self._kernels:
+            try:
+                result = kernel.result()
+            except CancelledError:
+                return KernelError("its compilation was cancelled")
+            if isinstance(result, KernelError):
+                return result
+            made.append(result)
+        return Choice(self.family.name, self.config, self._candidate, tuple(made))
+
+    def cancel(self) -> None:
+        """What has begun goes on."""
+        for kernel in self._kernels:
+            kernel.cancel()
+
+
+class RefusedOffer(StartedOffer):
+    """An offer that a family cannot keep."""
+
+    def __init__(self, family: Family, config: Config, error: KernelError) -> None:
+        super().__init__(family, config, Candidate(()), ())
+        self._error = error
+
+    def result(self) -> Choice | KernelError:
+        return self._error
+
+
+def start(node: Node, family: Family, config: Config, compiler: Compiler) -> StartedOffer:
+    """Begins to compile the kernels of an offer."""
     try:
-        return family.launches(node, config, target)
+        candidate = family.launches(node, config, compiler.target)
+        return StartedOffer(family, config, candidate, [compiler.start(each) for each in specializations(candidate)])
     except KernelError as error:
-        return error
+        return RefusedOffer(family, config, error)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import Value
-from jitinfer.lowering.lower import Lowered, lower
+from jitinfer.lowering.lower import Lowered, Outline
 from jitinfer.lowering.prologue import pieces
 from jitinfer.runtime.model import Model, Stage
 
 if TYPE_CHECKING:
     from jitinfer.kernels.target import Target
     from jitinfer.lowering.choice import Chooser
-    from jitinfer.runtime.plan import Plan
 
 
 def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model, Lowered]:
@@ -22,23 +21,23 @@ def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model
 
     Raises UnsupportedOpError for a node that no kernel can compute, KernelError for one of which nothing compiles.
     """
-    lowered = lower(graph, target, chooser)
-    needed = {buffer.name for buffer in lowered.plan.weights}
-    assert needed == {value.name for value in graph.parameters}
+    outline = Outline(graph, target)
     found = pieces(graph)
-    plans: dict[str, int] = {}
-    made: list[Plan] = []
+    alike: dict[str, Outline] = {}
+    for piece in found.computed:
+        if piece.graph.hash not in alike:
+            alike[piece.graph.hash] = Outline(_with_plain_names(piece.graph), target)
+    choices = iter(chooser.choose(outline.nodes, [node for each in alike.values() for node in each.nodes]))
+    lowered, *prologue = (each.plan([next(choices) for _ in each.nodes]) for each in (outline, *alike.values()))
+    assert {buffer.name for buffer in lowered.plan.weights} == {value.name for value in graph.parameters}
+    number = {form: i for i, form in enumerate(alike)}
     stages = []
     for piece in found.computed:
-        form = piece.graph.hash
-        if form not in plans:
-            plans[form] = len(made)
-            made.append(lower(_with_plain_names(piece.graph), target, chooser).plan)
-        results = tuple(graph.parameters[i].name for i in piece.parameters)
-        stages.append(Stage(plans[form], piece.weights, results))
+        form, results = piece.graph.hash, tuple(graph.parameters[i].name for i in piece.parameters)
+        stages.append(Stage(number[form], piece.weights, results, form))
     direct = tuple((weight, graph.parameters[i].name) for weight, i in found.direct)
-    model = Model(lowered.plan, tuple(value.type for value in graph.weights), direct, tuple(stages), tuple(made))
-    return model, lowered
+    types = tuple(value.type for value in graph.weights)
+    return Model(lowered.plan, types, direct, tuple(stages), tuple(each.plan for each in prologue)), lowered
 
 
 def _with_plain_names(graph: Graph) -> Graph:

@@ -45,35 +45,33 @@ def lower(graph: Graph, target: Target, chooser: Chooser) -> Lowered:
     Raises UnsupportedOpError for a node that no family of kernels can compute, KernelError for one of which nothing
     compiles.
     """
-    nodes = kernel_nodes(graph, target)
-    memory = _Memory(graph, nodes)
-    nodes += memory.copies
-    choices = chooser.choose(nodes)
-    return memory.plan(target, list(zip(nodes, choices, strict=True)))
+    outline = Outline(graph, target)
+    return outline.plan(chooser.choose(outline.nodes))
 
 
-class _Memory:
-    """The buffers of a graph's values, under the values' names."""
+class Outline:
+    """A graph's `nodes` in order, for which kernels are to be chosen, and the buffers of its values, by their names."""
 
-    def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
+    def __init__(self, graph: Graph, target: Target) -> None:
         self._graph = graph
-        self._constants = _constants(graph, nodes)
+        self._target = target
+        self.nodes = kernel_nodes(graph, target)
+        self._constants = _constants(graph, self.nodes)
         given = {*graph.inputs, *graph.parameters, *self._constants}
-        self.outputs: list[str] = []
-        self.copies: list[Node] = []
-        """Nodes that put what the graph is given where it gives it back."""
-        taken: dict[Value, str] = {}
-        names = {value.name for node in nodes for value in node.outputs} | {value.name for value in given}
-        self._results: dict[Value, str] = taken
+        self._outputs: list[str] = []
+        self._results: dict[Value, str] = {}
+        names = {value.name for node in self.nodes for value in node.outputs} | {value.name for value in given}
         for number, value in enumerate(graph.outputs):
-            if value in given:
+            if value in given:  # and so is put where the graph gives it back
                 copied = type(value)(value.type, _unused(f"result_{number}", names))
-                self.copies.append(copy_node(value, copied))
+                self.nodes.append(copy_node(value, copied))
                 value = copied
-            taken[value] = value.name
-            self.outputs.append(value.name)
+            self._results[value] = value.name
+            self._outputs.append(value.name)
 
-    def plan(self, target: Target, work: list[tuple[Node, Choice]]) -> Lowered:
+    def plan(self, choices: Sequence[Choice]) -> Lowered:
+        """choices: one for each of `nodes`."""
+        work = list(zip(self.nodes, choices, strict=True))
         lifetimes, workspaces = self._lifetimes(work)
         placement = place(lifetimes)
         buffers = self._interface()
@@ -87,13 +85,13 @@ class _Memory:
             steps += assemble(node, choice.candidate, choice.kernels, places)
             kernels.update((kernel.digest, kernel) for kernel in choice.kernels)
         plan = Plan(
-            target=target.compute_capability,
+            target=self._target.compute_capability,
             arena_bytes=placement.nbytes,
             buffers=tuple(buffers),
             steps=tuple(steps),
             kernels=tuple(kernels.values()),
             inputs=tuple(value.name for value in self._graph.inputs),
-            outputs=tuple(self.outputs),
+            outputs=tuple(self._outputs),
             constants=tuple((value.name, constant.little_endian) for value, constant in self._constants.items()),
         )
         return Lowered(plan, tuple(work), placement.lower_bound)

@@ -28,7 +28,7 @@ FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
 
 FAST_OFFERS = 6
-"""Of one node that `tune="fast"` tries."""
+"""Kernels for one node that `tune="fast"` compiles and tries."""
 
 logger = logging.getLogger("jitinfer.lowering")
 

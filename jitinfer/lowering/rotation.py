@@ -41,9 +41,9 @@ class Rotation:
         types = {f"{name}_{copy}": value.type for value, name in self._operands.items() for copy in range(self.copies)}
         weights = Weights.reserved(types, device)
         for value, name in self._operands.items():
-            array = _random(value.type)
-            for copy in range(self.copies):
-                weights.update(f"{name}_{copy}", array)
+            weights.update(f"{name}_0", _random(value.type))
+            for copy in range(1, self.copies):
+                weights.update(f"{name}_{copy}", weights[f"{name}_0"])
         return weights
 
     def plan(self, choice: Choice) -> Plan:

@@ -15,31 +15,36 @@ import triton
 
 from jitinfer import kernels, lowering, runtime, version
 from jitinfer.cache import Key
-from jitinfer.errors import KernelError
 from jitinfer.kernels.family import Config, families
-from jitinfer.lowering.choice import Choice, compile_offers, form_of, offers
+from jitinfer.lowering.choice import Choice, first_of, form_of, offers, start
 from jitinfer.lowering.rotation import Rotation
+from jitinfer.progress import progress
 from jitinfer.runtime.timing import microseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from jitinfer.cache import JSON, Cache
+    from jitinfer.errors import KernelError
     from jitinfer.graph.node import Node
     from jitinfer.kernels.family import Family
+    from jitinfer.kernels.target import Target
     from jitinfer.kernels.triton.compilation import Compiler
+    from jitinfer.lowering.choice import StartedOffer
     from jitinfer.runtime.device import Device
 
 logger = logging.getLogger("jitinfer.lowering")
 
-Offer = tuple["Family", Config]
+Winner = tuple["Family", Config, float]
+"""A family, its configuration, and its time in microseconds, nan where there is none."""
 
 
 class Tuner:
     """A chooser that measures.
 
-    seconds: of one `choose` at most, compilation included; nodes whose turn does not come take the first offer that
-    compiles, and are tuned another time. most: offers for a node that are tried at most.
+    seconds: of one `choose` at most, compilation included, but for what every node needs; nodes whose turn does not
+    come, those that matter least, take the first offer that compiles, and are tuned another time. most: kernels that
+    are compiled for a node to be tried, at most; what libraries offer is always tried.
     """
 
     def __init__(
@@ -59,38 +64,53 @@ class Tuner:
         self.measured = 0
         """Offers that were timed, rather than known from the cache."""
 
-    def choose(self, nodes: Sequence[Node]) -> list[Choice]:
+    def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
         """As `Chooser` says."""
         deadline = time.perf_counter() + self._seconds
-        forms = [form_of(node) for node in nodes]
-        first = dict(zip(reversed(forms), reversed(nodes), strict=True))
-        found: dict[str, Choice] = self._known(first)
-        unknown = {form: node for form, node in first.items() if form not in found}
-        offered = {form: offers(node, self._compiler.target)[: self._most] for form, node in unknown.items()}
-        asked = [(unknown[form], *offer) for form, each in offered.items() for offer in each]
-        compiled = iter(compile_offers(asked, self._compiler))
-        for form, each in offered.items():
-            choices = [next(compiled) for _ in each]
-            found[form] = self._fastest(form, unknown[form], choices, deadline)
-        return [found[form] for form in forms]
+        groups: dict[str, list[Node]] = {}
+        for node in nodes:
+            groups.setdefault(form_of(node), []).append(node)
+        winners = self._known(groups)
+        races = [_Race(form, alike, self._compiler) for form, alike in groups.items() if form not in winners]
+        races.sort(key=lambda race: -race.estimate)
+        seldom = [_Race(form_of(node), [node], self._compiler) for node in once]
+        for race in (*races, *seldom):
+            race.begin_first()
+        for race in races:
+            race.begin_rest(self._most)
+        with progress("jitinfer: tuning", sum(len(race.runners) for race in races)) as advance:
+            for race in races:
+                winners[race.form] = self._winner(race, deadline, advance)
+        chosen = [self._chosen(node, winners[form]) for form, alike in groups.items() for node in alike]
+        placed = dict(zip((node for alike in groups.values() for node in alike), chosen, strict=True))
+        return [*(placed[node] for node in nodes), *(race.first() for race in seldom)]
 
-    def _fastest(self, form: str, node: Node, compiled: Sequence[Choice | KernelError], deadline: float) -> Choice:
-        choices = [choice for choice in compiled if isinstance(choice, Choice)]
-        if not choices:
-            raise KernelError(f"nothing that computes {node.op.name} at {node.origin} compiles: {compiled[0]}")
-        if len(choices) > 1 and time.perf_counter() > deadline:
-            return choices[0]
-        if len(choices) > 1:
-            rotation = Rotation(node, self._compiler.target)
-            weights = rotation.weights(self._device)
-            try:
-                choices = [self._timed(rotation, choice, weights) for choice in choices]
-            finally:
-                weights.close()
-        best = min(choices, key=lambda choice: choice.microseconds)
+    def _winner(self, race: _Race, deadline: float, advance: Callable[[], None]) -> Winner:
+        """The fastest of those that compile until the deadline, or the first one of all."""
+        late = time.perf_counter() > deadline
+        if late or len(race.runners) == 1:
+            race.cancel()
+            best = race.first()
+        else:
+            choices = [choice for choice in race.results(deadline) if isinstance(choice, Choice)]
+            late = len(choices) < len(race.runners) and time.perf_counter() > deadline
+            best = self._fastest(race.node, choices, advance) if choices else race.first()
+        if self._store is not None and not late:
+            self._store.put(self._key(race.form), {}, {"family": best.family, **_document(best)})
+        return families()[best.family], best.config, best.microseconds
+
+    def _fastest(self, node: Node, choices: list[Choice], advance: Callable[[], None]) -> Choice:
+        rotation = Rotation(node, self._compiler.target)
+        weights = rotation.weights(self._device)
+        try:
+            timed = []
+            for choice in choices:
+                timed.append(self._timed(rotation, choice, weights))
+                advance()
+        finally:
+            weights.close()
+        best = min(timed, key=lambda choice: choice.microseconds)
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
-        if self._store is not None:
-            self._store.put(self._key(form), {}, {"family": best.family, **_document(best)})
         return best
 
     def _timed(self, rotation: Rotation, choice: Choice, weights: Any) -> Choice:
@@ -99,22 +119,19 @@ class Tuner:
         total = microseconds(rotation.plan(choice), weights, self._device)
         return replace(choice, microseconds=total / rotation.copies)
 
-    def _known(self, nodes: Mapping[str, Node]) -> dict[str, Choice]:
-        """Winners of other times, compiled."""
-        if self._store is None:
-            return {}
-        winners: dict[str, tuple[Offer, float]] = {}
-        for form in nodes:
-            entry = self._store.get(self._key(form))
-            winner = None if entry is None else _restored(entry.metadata)
-            if winner is not None:
-                winners[form] = winner
-        asked = [(nodes[form], *offer) for form, (offer, _) in winners.items()]
-        found = {}
-        for (form, (_, measured)), choice in zip(winners.items(), compile_offers(asked, self._compiler), strict=True):
-            if isinstance(choice, Choice):
-                found[form] = replace(choice, microseconds=measured)
-        return found
+    def _chosen(self, node: Node, winner: Winner) -> Choice:
+        """What won for nodes of this form, for this very one."""
+        family, config, measured = winner
+        result = start(node, family, config, self._compiler).result()
+        if isinstance(result, Choice):
+            return replace(result, microseconds=measured)
+        return _Race("", [node], self._compiler).first()
+
+    def _known(self, forms: Iterable[str]) -> dict[str, Winner]:
+        """Those of other times."""
+        entries = {} if self._store is None else {form: self._store.get(self._key(form)) for form in forms}
+        found = {form: _restored(entry.metadata) for form, entry in entries.items() if entry is not None}
+        return {form: winner for form, winner in found.items() if winner is not None}
 
     def _key(self, form: str) -> Key:
         target = self._compiler.target
@@ -134,20 +151,78 @@ class Tuner:
         )
 
 
+class _Race:
+    """The offers for nodes of one form, the most promising first, as far as they were begun."""
+
+    def __init__(self, form: str, nodes: Sequence[Node], compiler: Compiler) -> None:
+        self.form = form
+        self.node = nodes[0]
+        self.runners: list[StartedOffer] = []
+        self._compiler = compiler
+        self._offers = offers(self.node, compiler.target)
+        self.estimate = len(nodes) * _seconds(self.node, compiler.target)
+        """Of one run of all the nodes."""
+
+    def begin_first(self) -> None:
+        """The most promising one, which is needed in any case."""
+        self._start(self._offers[0])
+
+    def begin_rest(self, most: int | None) -> None:
+        """The others, until `most` have been begun that are to be compiled; None: all of them."""
+        compiled = int(self._offers[0][0].compiled)
+        for offer in self._offers[1:]:
+            compiled += offer[0].compiled
+            if most is None or compiled <= most or not offer[0].compiled:
+                self._start(offer)
+
+    def _start(self, offer: tuple[Family, Config]) -> None:
+        self.runners.append(start(self.node, *offer, self._compiler))
+
+    def results(self, deadline: float) -> Iterator[Choice | KernelError]:
+        """Those of the runners, without what has not begun by the deadline."""
+        for runner in self.runners:
+            if time.perf_counter() > deadline:
+                self.cancel()
+            yield runner.result()
+
+    def first(self) -> Choice:
+        """The first offer that compiles. Raises KernelError."""
+        return first_of(self.node, self._in_turn())
+
+    def cancel(self) -> None:
+        """All but the first: what has begun goes on."""
+        for runner in self.runners[1:]:
+            runner.cancel()
+
+    def _in_turn(self) -> Iterator[Choice | KernelError]:
+        if self.runners:
+            yield self.runners[0].result()
+        for offer in self._offers[min(len(self.runners), 1) :]:
+            yield start(self.node, *offer, self._compiler).result()
+
+
+def _seconds(node: Node, target: Target) -> float:
+    """By the target's ceilings."""
+    inputs, outputs = node.input_types(), [value.type for value in node.outputs]
+    flops = node.op.flops(inputs, outputs, **node.attributes)
+    nbytes = node.op.bytes_moved(inputs, outputs, **node.attributes)
+    return max(flops / target.flops, nbytes / target.bandwidth)
+
+
 def _document(choice: Choice) -> dict[str, JSON]:
     measured = choice.microseconds if math.isfinite(choice.microseconds) else None
     return {"config": [[name, value] for name, value in choice.config.values], "microseconds": measured}
 
 
-def _restored(metadata: Mapping[str, Any]) -> tuple[Offer, float] | None:
-    """The offer that an entry names; None for one that no family makes any more."""
+def _restored(metadata: Mapping[str, Any]) -> Winner | None:
+    """What an entry names; None where no family makes it any more."""
     try:
         family = families()[metadata["family"]]
         config = Config(tuple((str(name), int(value)) for name, value in metadata["config"]))
         measured = metadata["microseconds"]
     except (KeyError, TypeError, ValueError):
         return None
-    return (family, config), math.nan if measured is None else float(measured)
+    return family, config, math.nan if measured is None else float(measured)
 
 
 @cache

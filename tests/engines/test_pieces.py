@@ -34,33 +34,34 @@ H100 = Target.named(90)
 class NumpyReference:
     """A piece for the device, evaluated by NumPy."""
 
-    def __init__(self, graph, weights):
-        self.graph, self.weights = graph, weights
+    def __init__(self, graph, parameters):
+        assert not parameters
+        self.graph, self.outputs = graph, ()
 
     def run(self, inputs):
-        return evaluate(self.graph, inputs, self.weights)
+        self.outputs = evaluate(self.graph, [numpy.array(each) for each in inputs])
+        return self.outputs
 
 
 class NumpySession(Session):
     """The graph of a device, evaluated by NumPy; refuses what has no kernel as lowering does."""
 
     made = ()
+    outputs = ()
 
-    def __init__(self, graph, weights):
+    def __init__(self, graph, parameters, executable):
         lacking = unsupported(graph, H100)
         if lacking:
             raise UnsupportedOpError(f"{call_text(lacking[0])} has no CUDA kernel")
         graph.check()
-        self.graph, self.weights, self.runs = graph, list(weights), 0
+        self.graph, self.parameters, self.executable = graph, parameters, executable
         self.model = SimpleNamespace(plan=SimpleNamespace(steps=graph.nodes))
         NumpySession.made = (*NumpySession.made, self)
 
     def run(self, inputs):
-        self.runs += 1
-        return evaluate(self.graph, [numpy.array(each) for each in inputs], self.weights)
-
-    def refresh(self, weights):
-        self.weights = [numpy.array(each) for each in weights]
+        weights = [self.executable._weights[position] for position in self.parameters]
+        self.outputs = evaluate(self.graph, [numpy.array(each) for each in inputs], weights)
+        return [each.copy() for each in self.outputs]
 
 
 @pytest.fixture
@@ -76,9 +77,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(cuda, "Device", SimpleNamespace(of=lambda index: device))
     monkeypatch.setattr(cuda.CudaEngine, "missing", lambda self: "")
     monkeypatch.setattr(
-        cuda.CudaExecutable,
-        "_loaded",
-        lambda self, graph, weights: NumpySession(graph, [numpy.array(each) for each in weights]),
+        cuda.CudaExecutable, "_loaded", lambda self, graph, parameters: NumpySession(graph, parameters, self)
     )
     monkeypatch.setattr(partition, "FLOPS_FOR_A_BYTE", 0)
     NumpySession.made = ()

@@ -46,13 +46,20 @@ def pipelines(monkeypatch):
     return pipelines
 
 
+def shown(outputs):
+    """What is printed arrives in pieces that depend on the load of the machine."""
+    each = [output for outputs_of_cell in outputs for output in outputs_of_cell]
+    printed = "".join(output["text"] for output in each if output["output_type"] == "stream")
+    return printed + json.dumps([output["data"] for output in each if "data" in output])
+
+
 def test_the_notebook_runs_and_shows_what_it_promises(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     notebook = nbformat.read(ROOT / "examples" / "tour.ipynb", 4)
     stored = [cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code"]
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()  # raises if a cell does
     for outputs in (stored, [cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code"]):
-        text = json.dumps(outputs)
+        text = shown(outputs)
         assert re.search(r"largest difference: [0-9]e-0[5-9]", text)
         assert "made because causal was False, is True" in text
         assert "<b>attend</b>, compiled by jitinfer" in text

@@ -9,16 +9,52 @@ from typing import TYPE_CHECKING, Any
 from jitinfer.errors import KernelError, PlanError
 from jitinfer.kernels.triton.frontend import kernel_key, triton_ir
 from jitinfer.kernels.triton.pool import WorkerPool
+from jitinfer.kernels.triton.portable import described
 from jitinfer.runtime.plan import Kernel, Tile
 from jitinfer.runtime.plan_file import document_of_kernel, kernel_from_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
 
     from jitinfer.cache import JSON, Cache, Key
     from jitinfer.kernels.target import Target
     from jitinfer.kernels.triton.specialization import Specialization
+
+    Finish = Callable[[Mapping[str, Any]], Kernel | KernelError]
+
+
+class Compilation:
+    """A kernel that is being compiled, or was."""
+
+    def __init__(self, result: Kernel | KernelError | None = None) -> None:
+        self._result = result
+        self._waiting: tuple[Future[dict[str, Any]], Finish] | None = None
+
+    @staticmethod
+    def begun(answer: Future[dict[str, Any]], finish: Finish) -> Compilation:
+        """finish: makes the kernel, or the reason why there is none, of the answer."""
+        made = Compilation()
+        made._waiting = (answer, finish)
+        return made
+
+    def result(self) -> Kernel | KernelError:
+        """Waits for it. Raises concurrent.futures.CancelledError."""
+        if self._waiting is not None:
+            answer, finish = self._waiting
+            self._result = finish(answer.result())
+            self._waiting = None
+        assert self._result is not None
+        return self._result
+
+    def cancel(self) -> bool:
+        """Whether nothing will come of it: too late for one that has begun."""
+        return self._waiting is not None and self._waiting[0].cancel()
+
+    @property
+    def failed(self) -> bool:
+        return isinstance(self._result, KernelError) or (self._waiting is not None and self._waiting[0].cancelled())
 
 
 class Compiler:
@@ -33,6 +69,7 @@ class Compiler:
         self._cache = cache
         self._owns_pool = not isinstance(workers, WorkerPool)
         self._pool = workers if isinstance(workers, WorkerPool) else WorkerPool(workers)
+        self._running: dict[str, Compilation] = {}
         self.compiled = 0
         """Kernels that it compiled, and did not find in the cache."""
 
@@ -58,30 +95,31 @@ class Compiler:
 
     def try_all(self, sources: Sequence[Specialization]) -> list[Kernel | KernelError]:
         """A kernel for each, or why there is none; equal ones are compiled once, different ones side by side."""
-        results: dict[str, Kernel | KernelError] = {}
-        digests: list[str] = []
-        requests: dict[str, dict[str, JSON]] = {}
-        keys: dict[str, tuple[Key, Specialization]] = {}
+        return [started.result() for started in [self.start(source) for source in sources]]
+
+    def start(self, source: Specialization) -> Compilation:
+        """Begins to compile, in the order of the calls; equal ones are compiled once, unless that fails."""
+        key = kernel_key(source, self.target.compute_capability)
+        running = self._running.get(key.digest)
+        if running is None or running.failed:
+            running = self._running[key.digest] = self._begin(source, key)
+        return running
+
+    def _begin(self, source: Specialization, key: Key) -> Compilation:
+        found = self._stored(key)
+        if found is not None:
+            return Compilation(found)
         capability = self.target.compute_capability
-        for source in sources:
-            key = kernel_key(source, capability)
-            digests.append(key.digest)
-            if key.digest in results or key.digest in requests:
-                continue
-            found = self._stored(key)
-            if found is not None:
-                results[key.digest] = found
-                continue
+        request: dict[str, JSON] = {"capability": capability, "options": dict(source.options)}
+        portable = described(source)
+        if portable is not None:
+            request.update(source=portable, digest=key.digest)
+        else:
             try:
-                text = triton_ir(source, capability)
+                request["ir"] = triton_ir(source, capability)
             except KernelError as error:
-                results[key.digest] = error
-                continue
-            requests[key.digest] = {"ir": text, "capability": capability, "options": dict(source.options)}
-            keys[key.digest] = (key, source)
-        for digest, answer in zip(requests, self._pool.map(list(requests.values())), strict=True):
-            results[digest] = self._finished(*keys[digest], answer)
-        return [results[digest] for digest in digests]
+                return Compilation(error)
+        return Compilation.begun(self._pool.submit(request), lambda answer: self._finished(key, source, answer))
 
     def _stored(self, key: Key) -> Kernel | None:
         entry = None if self._cache is None else self._cache.get(key)

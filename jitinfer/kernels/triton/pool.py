@@ -9,14 +9,12 @@ import subprocess
 import sys
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any
 
 from jitinfer.errors import KernelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jitinfer.cache import JSON
 
 TIME_LIMIT = 300.0
@@ -35,19 +33,26 @@ class WorkerPool:
         self.size = size or available_cores()
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         self._alive: list[_Worker] = []
+        self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         weakref.finalize(self, _end, self._alive)
 
-    def map(self, requests: Sequence[dict[str, JSON]]) -> list[Answer]:
-        """One answer for each request, in their order; {"error": why} for one that failed."""
-        if not requests:
-            return []
-        with ThreadPoolExecutor(min(self.size, len(requests)), "jitinfer-compile") as threads:
-            return list(threads.map(self._answer, requests))
+    def submit(self, request: dict[str, JSON]) -> Future[Answer]:
+        """The answer, once it is there; {"error": why} where there is none.
+
+        Requests are taken up in their order; one that is not yet can be cancelled.
+        """
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.size, "jitinfer-compile")
+            return self._threads.submit(self._answer, request)
 
     def close(self) -> None:
-        """Ends the processes; the next `map` starts others. Idempotent."""
+        """Ends the processes, and what waits for one; the next `submit` starts others. Idempotent."""
         with self._lock:
+            threads, self._threads = self._threads, None
+            if threads is not None:
+                threads.shutdown(wait=False, cancel_futures=True)
             _end(self._alive)
             self._idle = queue.LifoQueue()
 
@@ -69,10 +74,12 @@ class WorkerPool:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            worker = _Worker()
             with self._lock:
+                if self._threads is None:
+                    raise KernelError("the pool is closed") from None
+                worker = _Worker()
                 self._alive.append(worker)
-            return worker
+                return worker
 
 
 class _Worker:
@@ -110,6 +117,10 @@ class _Worker:
         self.end()
         return {"error": f"the process that compiled it ended with code {self._process.returncode}"}
 
+    def kill(self) -> None:
+        """Without waiting for its end."""
+        self._process.kill()
+
     def end(self) -> None:
         self.lost = True
         self._process.kill()
@@ -132,6 +143,8 @@ def with_suppressed_close(stream: IO[str]) -> None:
 
 
 def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.kill()
     while workers:
         workers.pop().end()
 

@@ -1,4 +1,4 @@
-"""The child process of the compiler: Triton's IR in, machine code out, one JSON line each, until its input ends.
+"""The child process of the compiler: functions, or Triton's IR, in, machine code out, one JSON line each.
 
 In a process of its own, since LLVM ends the process that it cannot go on in, and ptxas's failures are printed.
 """
@@ -30,11 +30,25 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = machine_code(request["ir"], request["capability"], request["options"])
+            answer = machine_code(_ir(request), request["capability"], request["options"])
         except Exception as error:  # noqa: BLE001 (every failure is an answer)
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _ir(request: dict[str, Any]) -> str:
+    """Raises KernelError where this process does not have the very function that is asked for."""
+    if "ir" in request:
+        return str(request["ir"])
+    from jitinfer.errors import KernelError
+    from jitinfer.kernels.triton.frontend import kernel_key, triton_ir
+    from jitinfer.kernels.triton.portable import restored
+
+    source, capability = restored(request["source"]), request["capability"]
+    if kernel_key(source, capability).digest != request["digest"]:
+        raise KernelError("it is not the same function here")
+    return triton_ir(source, capability)
 
 
 def machine_code(text: str, capability: int, options: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from jitinfer.kernels.triton.generated import arithmetic
 NAME = "generated"
 """What every generated function is called; its text tells it from the others."""
 
+_PLACE = "<jitinfer "
 _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 
@@ -31,9 +32,15 @@ def function_of(text: str) -> Any:
     with _lock:
         function = _known.get(digest)
         if function is None:
-            function = _defined(text, f"<jitinfer {digest[:16]}>")
+            function = _defined(text, f"{_PLACE}{digest[:16]}>")
             _known[digest] = function
         return function
+
+
+def text_of(function: Any) -> str | None:
+    """What `function_of` made it of; None for a function that stands in a file."""
+    place = function.fn.__code__.co_filename
+    return "".join(linecache.getlines(place)) if place.startswith(_PLACE) else None
 
 
 def _defined(text: str, place: str) -> Any:

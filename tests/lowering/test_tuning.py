@@ -1,0 +1,159 @@
+"""Tuning without a device: times are made up; what is tried, chosen and kept is real."""
+
+import itertools
+
+import pytest
+
+from jitinfer.cache import Cache
+from jitinfer.errors import KernelError
+from jitinfer.graph import Builder, ops
+from jitinfer.kernels.family import Config, families
+from jitinfer.kernels.target import Target
+from jitinfer.kernels.triton.compilation import Compiler
+from jitinfer.lowering import compile_graph, lower, tuning
+from jitinfer.lowering.choice import form_of, offers
+from jitinfer.passes import default, run_passes
+from jitinfer.runtime import Device, check
+
+DEVICE = Device(0, "made up", 90, 132, 232448, 50 * 2**20, 80 * 2**30, 13000)
+
+
+class Clock:
+    """Made-up times, each shorter than the one before if none are given, and what was asked for."""
+
+    def __init__(self, monkeypatch, times=()):
+        self.asked = []
+        self._times = iter(times) if times else itertools.count(100.0, -1.0)
+        monkeypatch.setattr(tuning, "microseconds", self)
+        monkeypatch.setattr(tuning.Rotation, "weights", lambda rotation, device: NoWeights())
+
+    def __call__(self, plan, weights, device):
+        check(plan)
+        self.asked.append({step.label for step in plan.steps})
+        return next(self._times)
+
+
+class NoWeights:
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    with Compiler(Target.named(90)) as compiler:
+        yield compiler
+
+
+def packed(count=3, rows=64):
+    """As many activations of parts of one tensor, and a large one of its own."""
+    builder = Builder()
+    x, y = builder.input("x", (rows, count * 128)), builder.input("y", (4096, 1024))
+    parts = [
+        ops.silu(ops.slice(x, starts=(0, 128 * i), stops=(rows, 128 * (i + 1)), steps=(1, 1))) for i in range(count)
+    ]
+    return run_passes(builder.build(*parts, ops.tanh(y)), default())[0]
+
+
+def nodes_of(graph):
+    return [node for node in graph.nodes if node.op.kind.value != "creation"]
+
+
+def test_nodes_at_other_places_of_a_tensor_are_timed_once(compiler, monkeypatch):
+    clock = Clock(monkeypatch)
+    graph = packed()
+    tuner = tuning.Tuner(compiler, DEVICE, most=3)
+    lowered = lower(graph, compiler.target, tuner)
+    check(lowered.plan)
+    assert tuner.measured == len(clock.asked) == 6
+    assert len({form_of(node) for node, _ in lowered.work}) == 2
+    assert len({choice.config for node, choice in lowered.work if node.op.name == "silu"}) == 1
+    offsets = {argument.offset for step in lowered.plan.steps for argument in step.arguments[:1]}
+    assert offsets >= {0, 512, 1024}
+
+
+def test_places_that_are_aligned_otherwise_are_of_another_form():
+    builder = Builder()
+    x = builder.input("x", (8, 64))
+    aligned, odd = ((ops.slice(x, starts=(0, i), stops=(8, i + 16), steps=(1, 1))) for i in (16, 17))
+    graph = run_passes(builder.build(ops.silu(aligned), ops.silu(odd)), default())[0]
+    assert len({form_of(node) for node in nodes_of(graph)}) == 2
+
+
+def test_the_fastest_is_taken_and_kept(compiler, monkeypatch, tmp_path):
+    graph = packed(count=1)
+    silu, tanh = nodes_of(graph)
+    Clock(monkeypatch, [3.0, 1.0, 2.0, 6.0, 5.0, 4.0])
+    tuner = tuning.Tuner(compiler, DEVICE, Cache(tmp_path), most=3)
+    chosen = tuner.choose([silu, tanh])
+    larger, smaller = offers(tanh, compiler.target), offers(silu, compiler.target)
+    assert chosen[1].config == larger[1][1]
+    assert chosen[0].config == smaller[2][1]
+    again = tuning.Tuner(compiler, DEVICE, Cache(tmp_path), most=3)
+    known = again.choose([silu, tanh])
+    assert again.measured == 0
+    assert [(each.config, each.microseconds) for each in known] == [(e.config, e.microseconds) for e in chosen]
+
+
+def test_what_takes_longest_comes_first_and_the_rest_is_left_when_time_is_over(compiler, monkeypatch, tmp_path):
+    graph = packed(count=1)
+    silu, tanh = nodes_of(graph)
+    clock = Clock(monkeypatch)
+    now = itertools.chain([0.0] * 5, itertools.repeat(100.0))
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(now))
+    tuner = tuning.Tuner(compiler, DEVICE, Cache(tmp_path), most=3, seconds=10.0)
+    chosen = tuner.choose([silu, tanh])
+    assert clock.asked == [{"tanh"}] * 3
+    assert chosen[0].config == offers(silu, compiler.target)[0][1]
+    monkeypatch.undo()
+    Clock(monkeypatch)
+    later = tuning.Tuner(compiler, DEVICE, Cache(tmp_path), most=3)
+    later.choose([silu, tanh])
+    assert later.measured == 3
+
+
+def test_what_runs_once_is_not_timed(compiler, monkeypatch):
+    clock = Clock(monkeypatch)
+    builder = Builder()
+    x, w = builder.input("x", (16, 64)), builder.parameter("w", (64, 64))
+    graph = builder.build(ops.matmul(x, ops.transpose(w, permutation=(1, 0)) + 1.0))
+    graph = run_passes(graph, default())[0]
+    model, lowered = compile_graph(graph, compiler.target, tuning.Tuner(compiler, DEVICE, most=2))
+    assert len(model.prologue) == 1
+    assert set().union(*clock.asked) == {node.op.name for node, _ in lowered.work}
+    assert not set().union(*clock.asked) & {step.label for plan in model.prologue for step in plan.steps}
+
+
+def test_a_library_s_offers_are_all_tried(compiler, monkeypatch):
+    Clock(monkeypatch)
+    family = families()["cublaslt"]
+    proposals = [Config.of(proposal=n, programmatic=1) for n in range(5)]
+    monkeypatch.setattr(type(family), "configs", lambda *_: proposals)
+    launches = type(family).launches
+    monkeypatch.setattr(
+        type(family), "launches", lambda self, node, _, target: launches(self, node, proposals[0], target)
+    )
+    builder = Builder()
+    graph = builder.build(ops.matmul(builder.input("x", (128, 64)), builder.parameter("w", (64, 64))))
+    tuner = tuning.Tuner(compiler, DEVICE, most=1)
+    tuner.choose(nodes_of(graph))
+    assert tuner.measured == 5 + 1
+
+
+def test_what_compiles_is_taken_where_the_first_offers_do_not(compiler, monkeypatch):
+    Clock(monkeypatch)
+    silu, _ = nodes_of(packed(count=1))
+    family = families()["pointwise"]
+    launches = type(family).launches
+    refused = family.configs(silu, compiler.target)[0]
+
+    def some(self, node, config, target):
+        if config == refused:
+            raise KernelError("not this one")
+        return launches(self, node, config, target)
+
+    monkeypatch.setattr(type(family), "launches", some)
+    assert tuning.Tuner(compiler, DEVICE, most=1).choose([silu])[0].config != refused
+    assert refused not in {each.config for each in tuning.Tuner(compiler, DEVICE, most=3).choose([silu])}
+    monkeypatch.setattr(type(family), "launches", lambda *_: (_ for _ in ()).throw(KernelError("none")))
+    with pytest.raises(KernelError, match=r"nothing that computes silu at .* compiles: none"):
+        tuning.Tuner(compiler, DEVICE, most=1).choose([silu])
