@@ -131,7 +131,7 @@ def _require_worth(operations: Operations, host: Collection[int], reasons: Mappi
         return
     first = next(iter(reasons.values()), "what draws random numbers")
     others = f" and {len(reasons) - 1} other operations have" if len(reasons) > 1 else " has"
-    share = "all" if len(host) == len(tasks) else f"{100 * on_host / whole:.0f}% of the work"
+    share = "all of the work" if len(host) == len(tasks) else f"{100 * on_host / whole:.0f}% of the work"
     raise EngineError(f"{first}{others} no CUDA kernel, and with the neighbours that is {share}")
 
 

@@ -120,15 +120,6 @@ class Operations:
         operation = node.origin.operation
         return None if operation is None else self._task_of.get(operation)
 
-    def operators(self, task: int) -> list[tuple[str, Origin]]:
-        """Those that a task consists of, as "pd_op.add", and where they come from; without what handles lists."""
-        numbers = [number for number, owner in self._task_of.items() if owner == task]
-        return [
-            (self._ops[number].name, self._entries[number]["origin"])
-            for number in numbers
-            if self._ops[number].name not in _STRUCTURE
-        ]
-
     def graph(self, piece: Piece) -> GraphCut:
         """Raises GraphError where a value at its border is no tensor of a known shape."""
         numbers, borders = self._closure(piece.tasks)
@@ -145,14 +136,14 @@ class Operations:
             }
             inputs += [Port(number, part) for part in parts]
             inner.bind(number, given[""] if "" in given else Complex(given["real"], given.get("imag")))
-        inner.run({"ops": [self._entries[number] for number in numbers]})
+        chosen, parameters = self._with_own_names(numbers)
+        inner.run({"ops": chosen})
         outputs: list[Port] = []
         values: list[Tensor] = []
         for number in piece.writes:
             found = _parts_of(inner.value(number))
             outputs += [Port(number, part) for part in found]
             values += found.values()
-        parameters = tuple(self._parameters[number] for number in numbers if number in self._parameters)
         return GraphCut(inner.builder.build(*values), tuple(inputs), tuple(outputs), parameters)
 
     def program(self, piece: Piece) -> ProgramCut:
@@ -160,20 +151,31 @@ class Operations:
         numbers, borders = self._closure(piece.tasks)
         free = 1 + max(each["%"] for entry in entries({"ops": self._entries}) for each in _results(entry))
         ops = [_data(f"in_{i}", number, self._types[number]) for i, number in enumerate(borders)]
-        parameters: list[int] = []
-        for number in numbers:
-            entry = without_origins(self._entries[number])
-            if number in self._parameters:
-                entry["A"] = [*entry["A"][:3], parameter_name(len(parameters)), *entry["A"][4:]]
-                parameters.append(self._parameters[number])
-            ops.append(entry)
+        chosen, parameters = self._with_own_names(numbers)
+        ops += map(without_origins, chosen)
         for i, number in enumerate(piece.writes):
             ops.append(_fetch(f"out_{i}", i, number, free + i, self._types[number]))
         block = {**self._document["program"]["regions"][0]["blocks"][0], "ops": ops}
         regions = [{**self._document["program"]["regions"][0], "blocks": [block]}]
         document = {**self._document, "program": {**self._document["program"], "regions": regions}}
         text = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-        return ProgramCut(text, tuple(borders), piece.writes, tuple(parameters))
+        return ProgramCut(text, tuple(borders), piece.writes, parameters)
+
+    def _with_own_names(self, numbers: Sequence[int]) -> tuple[list[Any], tuple[int, ...]]:
+        """Entries whose parameters are named as if there were no others, and which of the program's they are.
+
+        Pieces that are alike, such as those of a model's layers, are equal then, and are compiled once.
+        """
+        chosen: list[Any] = []
+        parameters: list[int] = []
+        for number in numbers:
+            entry = self._entries[number]
+            if number in self._parameters:
+                before, after = entry["A"][:3], entry["A"][4:]
+                entry = {**entry, "A": [*before, parameter_name(len(parameters)), *after]}
+                parameters.append(self._parameters[number])
+            chosen.append(entry)
+        return chosen, tuple(parameters)
 
     def _made(self, number: int, results: Iterable[Any]) -> None:
         for each in results:

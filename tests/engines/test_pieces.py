@@ -318,6 +318,27 @@ def test_many_values_at_a_border_keep_their_order():
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_pieces_of_layers_that_are_alike_are_alike():
+    class Layers(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.layers = paddle.nn.LayerList([paddle.nn.Linear(16, 16) for _ in range(4)])
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = functional.dropout(functional.gelu(layer(x)), 0.5, training=True)
+            return x
+
+    model = Layers()
+    on_cuda(model)(paddle.randn([4, 16]))
+    assert pieces_of(model.forward) == "dpdpdpdp"
+    pieces = NumpySession.made
+    assert len({each.graph.hash for each in pieces}) == 1
+    assert len({tuple(value.name for value in each.graph.parameters) for each in pieces}) == 1
+    assert len({each.parameters for each in pieces}) == len(pieces) == 4
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_what_is_written_in_place_changes_nothing_else():
     def function(x):
         y = paddle.matmul(x, x)
