@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 _MOST_NAMED = 4
-"""Operators that a sentence names one by one."""
+"""Kinds of operators that a sentence names."""
 
 
 class OnDevice(Protocol):
@@ -61,11 +61,9 @@ class Division:
 
     def __str__(self) -> str:
         on_paddle = sum(isinstance(piece, ProgramCut) for piece in self.pieces)
-        named = ", ".join(self.reasons[:_MOST_NAMED])
-        more = f" and {len(self.reasons) - _MOST_NAMED} more" if len(self.reasons) > _MOST_NAMED else ""
-        lack = f"{named}{more} {'has' if len(self.reasons) == 1 else 'have'} no CUDA kernel"
-        along = f", with {self.neighbours} operations next to it" if self.neighbours else ""
-        return f"{on_paddle} of {len(self.pieces)} pieces run on Paddle{along}: {lack}"
+        lack = f"{_listed(self.reasons)} {'has' if len(self.reasons) == 1 else 'have'} no CUDA kernel"
+        along = f", and with them {_counted(self.neighbours, 'operation')} next to them" if self.neighbours else ""
+        return f"{on_paddle} of {len(self.pieces)} pieces run on Paddle: {lack}{along}"
 
 
 def divide(
@@ -117,10 +115,26 @@ def _reasons(operations: Operations, lacking: Sequence[Node], before: Collection
     return found
 
 
+def _listed(reasons: Sequence[str]) -> str:
+    """Each kind of operator with the first place where it stands."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(reason.partition("(")[0], []).append(reason)
+    named = [
+        same[0] + (f" and at {_counted(len(same) - 1, 'other place')}" if len(same) > 1 else "")
+        for same in kinds.values()
+    ]
+    rest = [_counted(len(named) - _MOST_NAMED, "other kind")] if len(named) > _MOST_NAMED else []
+    return ", ".join([*named[:_MOST_NAMED], *rest])
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _compiled(stages: Stages, shapes: Shapes, operations: Operations, piece: Piece) -> tuple[GraphCut, GraphSteps]:
     cut = operations.graph(piece)
-    operators = len(piece.tasks)
-    steps = stages.run(cut.graph, shapes, f"a piece of {operators} operation{'s' if operators != 1 else ''}")
+    steps = stages.run(cut.graph, shapes, f"a piece of {_counted(len(piece.tasks), 'operation')}")
     return GraphCut(steps.graph, cut.inputs, cut.outputs, cut.parameters), steps
 
 
@@ -129,10 +143,9 @@ def _require_worth(operations: Operations, host: Collection[int], reasons: Mappi
     on_host, whole = sum(tasks[number].flops for number in host), sum(task.flops for task in tasks)
     if len(host) < len(tasks) and 2 * on_host <= whole:
         return
-    first = next(iter(reasons.values()), "what draws random numbers")
-    others = f" and {len(reasons) - 1} other operations have" if len(reasons) > 1 else " has"
+    lack = f"{_listed(list(reasons.values()))} {'has' if len(reasons) == 1 else 'have'} no CUDA kernel"
     share = "all of the work" if len(host) == len(tasks) else f"{100 * on_host / whole:.0f}% of the work"
-    raise EngineError(f"{first}{others} no CUDA kernel, and with the neighbours that is {share}")
+    raise EngineError(f"{lack}, and with the neighbours that is {share}")
 
 
 class Composition:

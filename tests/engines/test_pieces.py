@@ -495,6 +495,17 @@ def test_any_operations_may_be_paddles(seed):
     assert_same([paddle.to_tensor(each) for each in results], list(block(*tensors)))
 
 
+def test_a_sentence_names_each_kind_once():
+    operations = SimpleNamespace()
+    reasons = tuple(f"pd_op.{name}(float32[2]) at a.py:{line}" for line, name in enumerate("abacadefa", 1))
+    told = str(Division(operations, (), reasons, 1))
+    assert told == (
+        "0 of 0 pieces run on Paddle: pd_op.a(float32[2]) at a.py:1 and at 3 other places, "
+        "pd_op.b(float32[2]) at a.py:2, pd_op.c(float32[2]) at a.py:4, pd_op.d(float32[2]) at a.py:6, 2 other kinds "
+        "have no CUDA kernel, and with them 1 operation next to them"
+    )
+
+
 @needs_gpu
 @pytest.mark.parametrize("middle", [dropped, branch, opaque], ids=lambda middle: middle.__name__)
 def test_on_a_device(middle):
