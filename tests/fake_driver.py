@@ -1,7 +1,8 @@
 """A CUDA driver in host memory: copies and fills, streams and graphs. Kernels load, and do nothing when they run.
 
 Work runs when it is queued; between the beginning and the end of a capture it is recorded instead. Every handle that
-was given out and not given back is in `held`.
+was given out and not given back is in `held`. The device has a clock: a copy or a fill takes a microsecond a byte, an
+event inside of a graph takes EVENT microseconds, and everything else takes no time.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ import types
 import numpy
 
 from jitinfer.runtime import device, driver
+
+EVENT = 2.0
 
 
 class Result(enum.IntEnum):
@@ -63,6 +66,9 @@ class FakeDriver:
         self.mapped = 0
         self.recorded = []
         self.waited = []
+        self.now = 0.0
+        self._reached = {}
+        self._events = {}
         self._capture = None
         self._graphs = {}
         self._ranges = {}
@@ -84,6 +90,10 @@ class FakeDriver:
         else:
             self._capture.append(work)
         return (OK,)
+
+    def _spend(self, nbytes, work, destination, given):
+        self.now += nbytes
+        work(destination, given, nbytes)
 
     def cuGetErrorString(self, code):
         return OK, code.name.lower().encode()
@@ -200,11 +210,28 @@ class FakeDriver:
         return OK, self._give("stream")
 
     def cuEventCreate(self, flags):
-        return OK, self._give("event")
+        event = self._give("event")
+        self._events[event] = flags
+        return OK, event
 
     def cuEventRecord(self, event, stream):
         self.recorded.append((event, stream))
+        self._reached[event] = self.now
         return (OK,)
+
+    def cuEventRecordWithFlags(self, event, stream, flags):
+        assert flags == 1
+        assert self._capture is not None
+
+        def reach():
+            self._reached[event] = self.now
+            self.now += EVENT
+
+        return self._do(reach)
+
+    def cuEventElapsedTime(self, first, second):
+        assert not {self._events[first], self._events[second]} & {2}
+        return OK, (self._reached[second] - self._reached[first]) / 1e3
 
     def cuEventQuery(self, event):
         return (Result.CUDA_ERROR_NOT_READY if self.fail == "query" else OK,)
@@ -220,14 +247,14 @@ class FakeDriver:
         return (Result.CUDA_ERROR_INVALID_VALUE,) if self.fail == "synchronize" else (OK,)
 
     def _move(self, destination, source, nbytes, stream=0):
-        return self._do(lambda: ctypes.memmove(destination, source, nbytes))
+        return self._do(lambda: self._spend(nbytes, ctypes.memmove, destination, source))
 
     cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoDAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
 
     def cuMemsetD8Async(self, destination, value, nbytes, stream=0):
         if self.fail == "fill":
             return (Result.CUDA_ERROR_INVALID_VALUE,)
-        return self._do(lambda: ctypes.memset(destination, value, nbytes))
+        return self._do(lambda: self._spend(nbytes, ctypes.memset, destination, value))
 
     cuMemsetD8 = cuMemsetD8Async
 

@@ -71,6 +71,11 @@ class CudaExecutable:
         with self._as_engine_errors():
             self._session(_shapes(tensors))
 
+    def session_of(self, tensors: Sequence[Any]) -> Session:
+        """What runs for tensors of these shapes. Raises EngineError, also where that is more than one session."""
+        with self._as_engine_errors():
+            return self._whole(self._session(_shapes(tensors)))
+
     def save(self, path: str) -> None:
         """Raises EngineError where several combinations of shapes were met, or a part of the program is Paddle's, or
         JitinferError as `model_file.save`.
@@ -81,11 +86,7 @@ class CudaExecutable:
                     f"{self._request.name} has {len(self._sessions)} programs for as many shapes, not one"
                 )
             (session,) = self._sessions.values()
-            if isinstance(session, Composition):
-                raise EngineError(
-                    f"{self._request.name} cannot be saved to run where Paddle is not installed: {session.division}"
-                )
-            model_file.save(session.model, path, self._weights)
+            model_file.save(self._whole(session).model, path, self._weights)
 
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._lock:
@@ -95,6 +96,11 @@ class CudaExecutable:
             for session in self._sessions.values():
                 if isinstance(session, Composition):
                     session.refresh(self._weights)
+
+    def _whole(self, session: Session | Composition) -> Session:
+        if isinstance(session, Composition):
+            raise EngineError(f"{self._request.name} is no program of the device's alone: {session.division}")
+        return session
 
     @contextmanager
     def _as_engine_errors(self) -> Iterator[None]:

@@ -34,6 +34,14 @@ class Origin:
     def __str__(self) -> str:
         return " in ".join(part for part in (self.place, self.layer) if part)
 
+    @staticmethod
+    def parse(text: str) -> Origin:
+        """The inverse of `str`: what ends in a colon and digits is a place, what begins with a slash a layer."""
+        if text.rpartition(":")[2].isdigit() or not text:
+            return Origin(text)
+        place, _, layer = text.rpartition(" in /")
+        return Origin(place, f"/{layer}") if place else Origin("", text)
+
 
 NOWHERE = Origin()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering.choice import FirstThatCompiles
 from jitinfer.lowering.compiled import compile_graph
+from jitinfer.lowering.lower import located
 from jitinfer.lowering.tuning import Tuner, sources_digest
 from jitinfer.runtime.model_file import from_parts, to_parts
 from jitinfer.version import __version__
@@ -57,7 +59,8 @@ def model_of(graph: Graph, device: Device, store: Cache, tune: str) -> Model:
     entry = store.get(key)
     if entry is not None:
         try:
-            return from_parts(entry.metadata, entry.blobs)
+            model = from_parts(entry.metadata, entry.blobs)
+            return dataclasses.replace(model, plan=located(model.plan, graph, target))
         except PlanError as error:
             logger.warning("a model in the cache does not fit and is made anew: %s", error)
     with Compiler(target, store) as compiler:

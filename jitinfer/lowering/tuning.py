@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 
-from jitinfer import kernels, lowering, runtime, version
+from jitinfer import graph, kernels, lowering, runtime, version
 from jitinfer.cache import Key
 from jitinfer.kernels.family import Config, families
 from jitinfer.lowering.choice import Choice, first_of, form_of, offers, start
@@ -229,7 +229,7 @@ def _restored(metadata: Mapping[str, Any]) -> Winner | None:
 def sources_digest() -> str:
     """Content of what kernels and plans are made by: what another state of it made says nothing about this one."""
     digest = hashlib.sha256()
-    for package in (kernels, runtime, lowering):
+    for package in (graph, kernels, runtime, lowering):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -10,10 +10,11 @@ from jitinfer.errors import ArgumentError, DeviceError
 from jitinfer.graph.types import numpy_dtype
 from jitinfer.runtime.arrays import DeviceArray, stream_handle
 from jitinfer.runtime.device import Device
-from jitinfer.runtime.driver import bound, call, driver
+from jitinfer.runtime.driver import bound, call
 from jitinfer.runtime.inputs import Inputs
 from jitinfer.runtime.memory import Layout
 from jitinfer.runtime.producers import Place
+from jitinfer.runtime.recording import recorded
 from jitinfer.runtime.resources import Resources
 from jitinfer.runtime.soundness import check, step_name
 from jitinfer.runtime.steps import Binder
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from jitinfer.runtime.arena import Arena
     from jitinfer.runtime.plan import Buffer, Plan
+    from jitinfer.runtime.steps import Enqueue
 
     Array = numpy.ndarray[Any, Any]
 
@@ -116,6 +118,11 @@ class Executor:
         return list(self._placed)
 
     @property
+    def steps(self) -> Sequence[Enqueue]:
+        """What queues each step of the plan into a stream, in order, for those who look at one at a time."""
+        return tuple(self._steps)
+
+    @property
     def outputs(self) -> list[DeviceArray]:
         """The memory that the plan writes."""
         return list(self._outputs)
@@ -174,20 +181,8 @@ class Executor:
 
     def _record(self) -> Any:
         """The steps as an executable graph."""
-        mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        call("cuStreamBeginCapture", self._own_stream, mode)
-        try:
-            for enqueue in self._steps:
-                enqueue(self._own_stream)
-        except DeviceError:
-            driver().cuStreamEndCapture(self._own_stream)
-            raise
-        graph = call("cuStreamEndCapture", self._own_stream, step="recording the plan")
-        executable = call("cuGraphInstantiate", graph, 0, step="making a graph of the plan")
+        executable = recorded(self._steps, self._own_stream)
         self._resources.keep(lambda: call("cuGraphExecDestroy", executable))
-        call("cuGraphDestroy", graph)
-        call("cuGraphUpload", executable, self._own_stream)
-        call("cuStreamSynchronize", self._own_stream)
         return executable
 
     def _begin(self, stream: int) -> None:

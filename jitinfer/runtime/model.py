@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jitinfer.graph.types import TensorType
     from jitinfer.runtime.arrays import DeviceArray
     from jitinfer.runtime.plan import Plan
+    from jitinfer.runtime.weights import Weights
 
     Array = numpy.ndarray[Any, Any]
 
@@ -122,6 +123,15 @@ class Session:
     def outputs(self) -> list[DeviceArray]:
         """As `Executor.outputs`."""
         return self._executor.outputs
+
+    @property
+    def weights(self) -> Weights:
+        """Those of the plan, where they lie on the device."""
+        return self._executor.weights
+
+    def synchronize(self) -> None:
+        """Waits for all work on the device. Raises DeviceError where some of it failed."""
+        self.device.synchronize()
 
     def close(self) -> None:
         """Gives the device's memory back, but for what others share. Idempotent."""

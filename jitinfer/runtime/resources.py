@@ -93,8 +93,9 @@ class Resources:
         self._undo.append(lambda: call("cuStreamDestroy", stream))
         return int(stream)
 
-    def event(self) -> Any:
-        event = call("cuEventCreate", 2)  # CU_EVENT_DISABLE_TIMING
+    def event(self, *, timing: bool = False) -> Any:
+        """timing: whether it keeps the time at which it was reached."""
+        event = call("cuEventCreate", 0 if timing else 2)  # CU_EVENT_DISABLE_TIMING
         self._undo.append(lambda: call("cuEventDestroy", event))
         return event
 

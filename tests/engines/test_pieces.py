@@ -391,10 +391,13 @@ def test_it_can_be_forbidden():
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_pieces_are_not_saved(tmp_path):
+def test_pieces_are_neither_saved_nor_profiled(tmp_path):
     model = Model(dropped)
-    on_cuda(model)(paddle.randn([4, 16]))
-    with pytest.raises(EngineError, match=r"cannot be saved .*1 of 3 pieces run on Paddle.*pd_op\.dropout"):
+    x = paddle.randn([4, 16])
+    on_cuda(model)(x)
+    with pytest.raises(EngineError, match="1 of 3 pieces run on Paddle"):
+        jitinfer.profile(model, x)
+    with pytest.raises(EngineError, match=r"no program of the device's alone: 1 of 3 pieces .*pd_op\.dropout"):
         model.forward.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
