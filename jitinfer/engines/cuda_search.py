@@ -92,7 +92,7 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
     def __init__(
         self, request: Request, device: Device, build: Callable[[Request, CudaRecipe], E], run_node: Runner
     ) -> None:
-        """build: makes the program of a request. run_node: computes one node by its kernels."""
+        """build: makes the program of a request, ready for its inputs. run_node: computes one node by its kernels."""
         self._device = device
         self._build = build
         self._run_node = run_node
@@ -117,6 +117,10 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
 
     def build(self, recipe: CudaRecipe) -> E:
         return self._build(self.request, recipe)
+
+    def load(self, configuration: CudaRecipe) -> E:
+        # A run would draw random numbers that are the caller's.
+        return self.build(configuration) if self.request.program.random else super().load(configuration)
 
     def tried(self, recipe: CudaRecipe) -> Attempt[E, CudaRecipe]:
         try:
@@ -157,13 +161,14 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
 
     def _graphs(self, attempt: Attempt[E, CudaRecipe]) -> list[tuple[Graph, Mapping[Value, Any]]]:
         """Those that the device runs, with what their tensors hold where NumPy can tell."""
-        if self._small():
+        steps = () if attempt.history is None else attempt.history.graphs
+        if self._small() and not any(each.piece for each in steps):
             try:
                 reference = self._by_numpy.executable(attempt.recipe)
                 return [(reference.graph(self.request.inputs), reference.values(self.request.inputs))]
             except (GraphError, PassError, EngineError) as error:
                 logger.info("%s: kernels are run on random numbers: %s", self.request.name, error)
-        return [] if attempt.history is None else [(steps.graph, {}) for steps in attempt.history.graphs]
+        return [(each.graph, {}) for each in steps]
 
     def _without_passes(self, attempt: Attempt[E, CudaRecipe]) -> CudaRecipe | None:
         """On the device, with kernels that nobody measures."""

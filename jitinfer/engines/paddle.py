@@ -65,7 +65,8 @@ def memory_file(name: str) -> Iterator[tuple[int, str]]:
 
 def write_parameters(path: str, parameters: Sequence[Any]) -> None:
     """The parameters in the form that a predictor loads, under the program's canonical names."""
-    tensors = [contiguous(parameter).value().get_tensor() for parameter in parameters]
+    held = [contiguous(parameter) for parameter in parameters]  # what get_tensor() gives does not keep it alive
+    tensors = [each.value().get_tensor() for each in held]
     names = [parameter_name(position) for position in range(len(tensors))]
     core.save_combine_func(tensors, names, path, True, False, False)
 
@@ -83,7 +84,12 @@ def program_files(text: bytes, parameters: Sequence[Any]) -> Iterator[tuple[str,
 
 
 def contiguous(tensor: Any) -> Any:
-    """Predictors and files take a tensor's memory as it lies: a strided view has to be copied first."""
+    """Predictors and files take a tensor's memory as it lies: a strided view has to be copied first.
+
+    One that has no memory yet, such as the state of a recurrent network's dropout, is given zeros.
+    """
+    if not tensor._is_initialized():
+        return paddle.zeros(tensor.shape, tensor.dtype)
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 

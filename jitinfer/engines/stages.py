@@ -13,6 +13,7 @@ import paddle
 from jitinfer.cache import Key
 from jitinfer.engines.configuration import program_passes
 from jitinfer.engines.trial import trial_process
+from jitinfer.frontend.cutting import Operations
 from jitinfer.frontend.importing import import_program
 from jitinfer.frontend.program_passes import Rewritten
 from jitinfer.graph.node import NOWHERE
@@ -47,17 +48,21 @@ class ProgramStep:
 
 @dataclass(frozen=True)
 class GraphSteps:
-    """What the graph passes did for the tensors' `shapes`, and the graphs as imported and after them."""
+    """What the graph passes did for the tensors' `shapes`, and the graphs as imported and after them.
+
+    piece: which part of the program it is, in words; "" for all of it.
+    """
 
     shapes: Shapes
     imported: Graph
     graph: Graph
     report: Report
+    piece: str = ""
 
 
 @dataclass(frozen=True)
 class History:
-    """What the passes of both stages did; those on graphs for each combination of shapes that was met."""
+    """What the passes of both stages did; those on graphs for each combination of shapes, and each piece."""
 
     program: tuple[ProgramStep, ...]
     graphs: tuple[GraphSteps, ...]
@@ -89,6 +94,7 @@ class Stages:
             self._origins = tuple(NOWHERE if at is None else origins.get(at, NOWHERE) for at in rewritten.operations)
         self._passes = [name for name in of_graph if name not in without]
         self._graphs: dict[Shapes, GraphSteps] = {}
+        self._parts: dict[Shapes, tuple[GraphSteps, ...]] = {}
         self._lock = threading.Lock()
 
     def weights(self, parameters: Sequence[Any]) -> list[Any]:
@@ -96,18 +102,31 @@ class Stages:
         return [parameters[position] for position in self._parameters]
 
     def graph(self, shapes: Shapes) -> Graph:
-        """Raises GraphError and PassError."""
+        """That of the whole program. Raises GraphError and PassError."""
         with self._lock:
             if shapes not in self._graphs:
-                imported = import_program(self._program, shapes, self._origins)
-                graph, report = run_passes(imported, self._passes)
-                self._graphs[shapes] = GraphSteps(shapes, imported, graph, report)
+                self._graphs[shapes] = self.run(import_program(self._program, shapes, self._origins), shapes)
             return self._graphs[shapes].graph
+
+    def operations(self, shapes: Shapes) -> Operations:
+        """The program taken apart. Raises GraphError."""
+        return Operations(self._program, shapes, self._origins)
+
+    def run(self, imported: Graph, shapes: Shapes, piece: str = "") -> GraphSteps:
+        """The graph passes on a part of the program. Raises PassError."""
+        graph, report = run_passes(imported, self._passes)
+        return GraphSteps(shapes, imported, graph, report, piece)
+
+    def record(self, shapes: Shapes, steps: Sequence[GraphSteps]) -> None:
+        """That the program runs in these parts, and not as one graph."""
+        with self._lock:
+            self._parts[shapes] = tuple(steps)
 
     @property
     def history(self) -> History:
         with self._lock:
-            return History(self._program_steps, tuple(self._graphs.values()))
+            graphs = [self._parts.get(shapes, (whole,)) for shapes, whole in self._graphs.items()]
+            return History(self._program_steps, tuple(steps for parts in graphs for steps in parts))
 
 
 def passes_of(options: Options, arrange: Arrangement = list) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from jitinfer.errors import KernelError, UnsupportedOpError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import NOWHERE, Value
+from jitinfer.graph.text import call_text
 from jitinfer.graph.types import itemsize
 from jitinfer.kernels.assembly import specializations
 from jitinfer.kernels.family import Candidate, families_for
@@ -97,10 +98,7 @@ def offers(node: Node, target: Target, excluded: Exclusions = ()) -> list[Offer]
             for each in by_family
         ]
     if not any(by_family):
-        types = ", ".join("none" if kind is None else str(kind) for kind in node.input_types())
-        left = " left that is right" if by_family else ""
-        where = str(node.origin) or "an unknown place"
-        raise UnsupportedOpError(f"{node.op.name}({types}) at {where} has no CUDA kernel{left}")
+        raise UnsupportedOpError(f"{call_text(node)} has no CUDA kernel{' left that is right' if by_family else ''}")
     longest = max(map(len, by_family))
     return [configs[i] for i in range(longest) for configs in by_family if i < len(configs)]
 

@@ -146,4 +146,7 @@ def range_name(number: int, step: Step) -> str:
 
 
 def _document(profile: Profile) -> dict[str, Any]:
-    return {**dataclasses.asdict(profile), "total": profile.total}
+    document = {**dataclasses.asdict(profile), "total": profile.total}
+    for step in document["steps"]:
+        del step["origin"]["operation"]  # which says something of a trace alone
+    return document

@@ -38,7 +38,8 @@ def test_two_shapes_have_their_weights_on_the_device_once(cuda):
     executables[0].run([paddle.randn([2, 2**18])])
     (executable,) = executables
     first, second = executable._sessions.values()
-    weights = executable._shared.weights
+    (shared,) = executable._shared.values()
+    weights = shared.weights
     nbytes = 2**18 * 4
     assert weights.nbytes == 2 * nbytes
     names = {buffer.name for buffer in first.model.plan.weights}
