@@ -8,21 +8,26 @@ from jitinfer.runtime import Buffer, Copy, Plan, Pointer
 SHAPES = {"x": ((4, 6), "float32"), "t": ((2,), "int64"), "h": ((3, 1, 2), "bfloat16")}
 
 
-def buffer(name, placement, of):
-    shape, dtype = SHAPES[of]
-    return Buffer(name, int(numpy.prod(shape)) * numpy_dtype(dtype).itemsize, placement, 0, shape, dtype)
+def plan_of(shapes):
+    """shapes: of each input, by name, with its dtype."""
+
+    def buffer(name, placement, of):
+        shape, dtype = shapes[of]
+        return Buffer(name, int(numpy.prod(shape)) * numpy_dtype(dtype).itemsize, placement, 0, shape, dtype)
+
+    inputs = [buffer(name, "input", name) for name in shapes]
+    return Plan(
+        target=90,
+        arena_bytes=0,
+        buffers=(*inputs, *(buffer(f"{name}_out", "output", name) for name in shapes)),
+        steps=tuple(Copy(Pointer(each.name), Pointer(f"{each.name}_out"), each.nbytes) for each in inputs),
+        kernels=(),
+        inputs=tuple(shapes),
+        outputs=tuple(f"{name}_out" for name in shapes),
+    )
 
 
-PLAN = Plan(
-    target=90,
-    arena_bytes=0,
-    buffers=tuple(buffer(name, "input", name) for name in SHAPES)
-    + tuple(buffer(f"{name}_out", "output", name) for name in SHAPES),
-    steps=tuple(Copy(Pointer(name), Pointer(f"{name}_out"), buffer(name, "input", name).nbytes) for name in SHAPES),
-    kernels=(),
-    inputs=tuple(SHAPES),
-    outputs=tuple(f"{name}_out" for name in SHAPES),
-)
+PLAN = plan_of(SHAPES)
 
 
 def arrays(seed=0):

@@ -65,6 +65,7 @@ class Executor:
         self._arena = arena
         self._resources = Resources(self.device, self.weights, arena)
         self._layout = Layout.of(plan)
+        self._results: Array | None = None
         with self.device.current():
             self._turns = Turns(self._resources) if arena is None else arena.turns
             self._load(stepwise)
@@ -85,6 +86,8 @@ class Executor:
             self._inputs.give(inputs, stream, settle=True)
             self._replay(stream)
             start, end = self._layout.regions["output"]
+            if self._results is None:
+                self._results = self._resources.pinned(end - start)
             if end > start:
                 call("cuMemcpyDtoHAsync", self._results.ctypes.data, self._base + start, end - start, stream)
             self._turns.ended(stream)
@@ -138,7 +141,6 @@ class Executor:
         addresses = self._place()
         addresses.update(_weight_addresses(plan, self.weights))
         self._addresses = addresses
-        self._results = self._resources.pinned(self._region_size("output"))
         self._own_stream = self._resources.stream()
         self._clear()
         binder = Binder(plan, addresses, self._resources)
@@ -165,10 +167,6 @@ class Executor:
             name: offset + (shared if offset < self._shared_bytes else self._base)
             for name, offset in layout.offsets.items()
         }
-
-    def _region_size(self, placement: str) -> int:
-        start, end = self._layout.regions[placement]
-        return end - start
 
     def _clear(self) -> None:
         """Constants in their places, zeros elsewhere: nothing of other programs' memory can come out of a plan."""
@@ -207,6 +205,7 @@ class Executor:
                 call("cuMemcpyDtoH", array.ctypes.data, self._addresses[buffer.name], buffer.nbytes)
             return array
         start = self._layout.within("output", buffer.name)
+        assert self._results is not None
         staged = self._results[start : start + buffer.nbytes].view(numpy_dtype(buffer.dtype))
         return staged.reshape(buffer.shape).copy()
 

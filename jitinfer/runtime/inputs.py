@@ -10,6 +10,7 @@ from jitinfer.errors import ArgumentError
 from jitinfer.graph.types import dtype_name, numpy_dtype
 from jitinfer.runtime.arrays import host_array
 from jitinfer.runtime.driver import bound, call
+from jitinfer.runtime.plan import aligned
 from jitinfer.runtime.producers import UNKNOWN, Place, producer_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 _MOST_KEPT = 100
 """Inputs that are kept alive while the device may not have copied them yet."""
 
+_LARGE = 2**22
+"""Bytes from which an array goes to the device as it lies: the driver has its own staging, and pages take their time
+to be pinned."""
+
 
 class Inputs:
     """The places of a plan's inputs, side by side from `start` to `end`, and the ways into them.
@@ -33,7 +38,8 @@ class Inputs:
     def __init__(self, places: Sequence[Place], start: int, end: int, resources: Resources, turns: Turns) -> None:
         self._places = tuple(places)
         self._start, self._end = start, end
-        self._staged = resources.pinned(end - start)
+        self._resources = resources
+        self._staged: Array | None = None
         self._uploaded = resources.event()
         self._ordered = resources.event()
         self._turns = turns
@@ -116,10 +122,23 @@ class Inputs:
         self._kept.clear()
 
     def _upload(self, given: list[tuple[Place, Array]], stream: int) -> None:
+        small = [(place, array) for place, array in given if place.nbytes < _LARGE]
+        if small:
+            self._upload_small(small, stream)
+        for place, array in given:
+            if place.nbytes >= _LARGE:  # which has left the array when the call returns
+                contiguous = numpy.ascontiguousarray(array)
+                call("cuMemcpyHtoDAsync", place.address, contiguous.ctypes.data, place.nbytes, stream)
+
+    def _upload_small(self, given: list[tuple[Place, Array]], stream: int) -> None:
+        """All in one copy where they are all the inputs."""
+        if self._staged is None:
+            self._offsets = _side_by_side(self._places)
+            self._staged = self._resources.pinned(sum(aligned(place.nbytes) for place in self._offsets))
         call("cuEventSynchronize", self._uploaded, step="the call before this one")  # it may still read the staging
         base = self._staged.ctypes.data
         for place, array in given:
-            offset = place.address - self._start
+            offset = self._offsets[place]
             staged = self._staged[offset : offset + place.nbytes].view(numpy_dtype(place.dtype))
             numpy.copyto(staged.reshape(place.shape), array)
         if len(given) == len(self._places):
@@ -128,9 +147,18 @@ class Inputs:
         else:
             for place, _ in given:
                 if place.nbytes:
-                    source = base + place.address - self._start
-                    call("cuMemcpyHtoDAsync", place.address, source, place.nbytes, stream)
+                    call("cuMemcpyHtoDAsync", place.address, base + self._offsets[place], place.nbytes, stream)
         self._record(self._uploaded, stream)
+
+
+def _side_by_side(places: Sequence[Place]) -> dict[Place, int]:
+    """The small ones, at the distances that they have on the device if all are."""
+    offsets, end = {}, 0
+    for place in places:
+        if place.nbytes < _LARGE:
+            offsets[place] = end
+            end += aligned(place.nbytes)
+    return offsets
 
 
 def _checked_host(place: Place, given: object) -> Array:

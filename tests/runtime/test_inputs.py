@@ -8,7 +8,7 @@ import weakref
 
 import numpy
 import pytest
-from copies import PLAN, arrays
+from copies import PLAN, arrays, plan_of
 
 from jitinfer.errors import ArgumentError
 from jitinfer.graph.types import numpy_dtype
@@ -277,3 +277,19 @@ def test_nothing_is_allocated_in_the_steady_state(cuda, executor, torch, monkeyp
     for stream in (OURS, TORCH_STREAM):
         executor.enqueue(given, stream)
     assert cuda.held.keys() == held.keys()
+
+
+def test_large_arrays_go_as_they_lie_and_small_ones_by_pinned_memory(cuda, monkeypatch):
+    """In one call, in any order, more than once; pinned memory is taken when it is needed, for what is small."""
+    shapes = {"a": (5,), "b": (3, 1_000_001), "c": (7, 3)}
+    executor = Executor(plan_of({name: (shape, "float32") for name, shape in shapes.items()}))
+    pinned = []
+    monkeypatch.setattr(cuda, "cuMemHostAlloc", lambda nbytes, flags: pinned.append(nbytes) or cuda.cuMemAlloc(nbytes))
+    generator = numpy.random.default_rng(0)
+    for _ in range(2):
+        given = [generator.standard_normal(shape).astype("float32") for shape in shapes.values()]
+        given[1] = numpy.asfortranarray(given[1])
+        executor.enqueue(given)
+        for output, wanted in zip(executor.outputs, given, strict=True):
+            numpy.testing.assert_array_equal(found([output])[0], wanted)
+    assert pinned == [2 * 256]
