@@ -12,7 +12,7 @@ from jitinfer.errors import EngineError
 from jitinfer.frontend.tree import Tree, unflatten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jitinfer.engines.protocol import Executable
     from jitinfer.frontend.program import Program
@@ -59,10 +59,35 @@ class Specialization:
         assert self.result is not None
         weights = self.weights
         if weights is not None and weights.changed():
-            with self.lock:
-                if self.weights is weights:  # no other thread has been here meanwhile
-                    self.refresh(weights.tensors, "weights have changed")
+            self._follow(weights)
         return unflatten(self.result, self.executable.run(tensors))
+
+    def run_ahead(self, tensors: Sequence[Any], unchanged: Callable[[], bool]) -> tuple[Any] | None:
+        """The function's result, if `unchanged` says that its state is, which is asked while a device computes already.
+
+        None where it is not, or there is no device to wait for. Raises EngineError.
+        """
+        assert self.executable is not None
+        assert self.result is not None
+        pending = self.executable.begin(tensors)
+        if pending is None:
+            return None
+        weights = self.weights
+        try:
+            if not unchanged():
+                return None
+            if weights is None or not weights.changed():
+                return (unflatten(self.result, pending.finish()),)
+        finally:
+            pending.drop()
+        self._follow(weights)
+        return (unflatten(self.result, self.executable.run(tensors)),)
+
+    def _follow(self, weights: Weights) -> None:
+        """Take over what has changed of `weights`."""
+        with self.lock:
+            if self.weights is weights:  # no other thread has been here meanwhile
+                self.refresh(weights.tensors, "weights have changed")
 
     def refresh(self, tensors: Sequence[Any], why: str) -> None:
         """Run with the values that the weights have now. Raises EngineError if their types have changed."""

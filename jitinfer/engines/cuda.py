@@ -22,15 +22,33 @@ from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from jitinfer.engines.protocol import Request
     from jitinfer.engines.stages import History
     from jitinfer.graph import Graph
+    from jitinfer.runtime.executor import Run
 
 logger = logging.getLogger("jitinfer.engines")
 
 Shapes = tuple[tuple[int, ...], ...]
+
+
+class Begun:
+    """A session's run, its results as tensors, its errors as the engine's."""
+
+    def __init__(self, run: Run, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._run = run
+        self._errors = errors
+
+    def finish(self) -> list[Any]:
+        with self._errors():
+            results = self._run.finish()
+        return [tensor_of(array) for array in results]
+
+    def drop(self) -> None:
+        self._run.drop()
 
 
 class CudaExecutable:
@@ -68,6 +86,13 @@ class CudaExecutable:
                 return run_where_they_lie(session, tensors)
             results = session.run([array_of(tensor) for tensor in tensors])
         return [tensor_of(array) for array in results]
+
+    def begin(self, tensors: Sequence[Any]) -> Begun | None:
+        session = self._sessions.get(_shapes(tensors))
+        if not isinstance(session, Session) or gpu_of(tensors) is not None:
+            return None
+        with self._as_engine_errors():
+            return Begun(session.begin([array_of(tensor) for tensor in tensors]), self._as_engine_errors)
 
     def prepare(self, tensors: Sequence[Any]) -> None:
         """Makes what runs for these tensors' shapes, without running it. Raises EngineError."""

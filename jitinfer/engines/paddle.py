@@ -191,6 +191,9 @@ class PaddleExecutable:
     def history(self) -> None:
         return None
 
+    def begin(self, tensors: Sequence[Any]) -> None:
+        """This thread is the one that would compute."""
+
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._turn, program_files(self._text, parameters) as (program, values):
             self._predictor = None  # the old copy of the weights goes before the new one comes

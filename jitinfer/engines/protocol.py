@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from jitinfer.options import Options
 
 
+class Pending(Protocol):
+    """A run that goes on while this thread does something else. Others wait until it is finished or dropped."""
+
+    def finish(self) -> list[Any]:
+        """As `Executable.run`; once."""
+        ...
+
+    def drop(self) -> None:
+        """Without the results. Idempotent."""
+        ...
+
+
 class Executable(Protocol):
     """A program ready to run with one set of weights. Safe to call from several threads."""
 
@@ -33,6 +45,10 @@ class Executable(Protocol):
 
         Returns new tensors that share memory with nothing else. Raises EngineError.
         """
+        ...
+
+    def begin(self, tensors: Sequence[Any]) -> Pending | None:
+        """Starts what `run` does; None where nothing would be gained by it, or it is better left to `run`."""
         ...
 
     def refresh(self, parameters: Sequence[Any]) -> None:

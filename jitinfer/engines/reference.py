@@ -47,6 +47,9 @@ class ReferenceExecutable:
         except (GraphError, PassError) as error:
             raise EngineError(f"{self._name}: {error}") from error
 
+    def begin(self, tensors: Sequence[Any]) -> None:
+        """This thread is the one that would compute."""
+
     def refresh(self, parameters: Sequence[Any]) -> None:
         self._weights = [array_of(tensor).copy() for tensor in self._stages.weights(parameters)]
 

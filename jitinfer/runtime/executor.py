@@ -22,13 +22,35 @@ from jitinfer.runtime.turns import Turns
 from jitinfer.runtime.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jitinfer.runtime.arena import Arena
     from jitinfer.runtime.plan import Buffer, Plan
     from jitinfer.runtime.steps import Enqueue
 
     Array = numpy.ndarray[Any, Any]
+
+
+class Run:
+    """A call that was begun on a device, and holds up all others until it is finished or dropped."""
+
+    def __init__(self, finish: Callable[[], list[Array]], release: Callable[[], None]) -> None:
+        self._finish: Callable[[], list[Array]] | None = finish
+        self._release = release
+
+    def finish(self) -> list[Array]:
+        """The results, once. Raises DeviceError where the device fails."""
+        assert self._finish is not None
+        try:
+            return self._finish()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Nobody wants the results any more. The device computes them all the same. Idempotent."""
+        if self._finish is not None:
+            self._finish = None
+            self._release()
 
 
 class Executor:
@@ -80,18 +102,37 @@ class Executor:
 
         Raises ArgumentError for inputs that are not of the plan's types, DeviceError where the device fails.
         """
+        return self.begin(inputs).finish()
+
+    def begin(self, inputs: Sequence[Any]) -> Run:
+        """Starts what `run` does, and does not wait for the device. Raises as `run`, but for what fails there.
+
+        Other calls wait until the `Run` is finished or dropped. The inputs are not looked at any more.
+        """
+        self._turns.lock.acquire()
+        try:
+            with self.device.current():
+                self._start(inputs)
+        except BaseException:
+            self._turns.lock.release()
+            raise
+        return Run(self._finish, self._turns.lock.release)
+
+    def _start(self, inputs: Sequence[Any]) -> None:
         stream = self._own_stream
-        with self._turns.lock, self.device.current():
-            self._begin(stream)
-            self._inputs.give(inputs, stream, settle=True)
-            self._replay(stream)
-            start, end = self._layout.regions["output"]
-            if self._results is None:
-                self._results = self._resources.pinned(end - start)
-            if end > start:
-                call("cuMemcpyDtoHAsync", self._results.ctypes.data, self._base + start, end - start, stream)
-            self._turns.ended(stream)
-            call("cuStreamSynchronize", stream, step="running the plan")
+        self._begin(stream)
+        self._inputs.give(inputs, stream, settle=True)
+        self._replay(stream)
+        start, end = self._layout.regions["output"]
+        if self._results is None:
+            self._results = self._resources.pinned(end - start)
+        if end > start:
+            call("cuMemcpyDtoHAsync", self._results.ctypes.data, self._base + start, end - start, stream)
+        self._turns.ended(stream)
+
+    def _finish(self) -> list[Array]:
+        with self.device.current():
+            call("cuStreamSynchronize", self._own_stream, step="running the plan")
             return [self._fetched(self.plan.buffer_named[name]) for name in self.plan.outputs]
 
     def enqueue(self, inputs: Sequence[Any], stream: int = 0) -> list[DeviceArray]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from jitinfer.graph.types import TensorType
     from jitinfer.runtime.arrays import DeviceArray
+    from jitinfer.runtime.executor import Run
     from jitinfer.runtime.plan import Plan
     from jitinfer.runtime.weights import Weights
 
@@ -109,6 +110,10 @@ class Session:
     def run(self, inputs: Sequence[Any]) -> list[Array]:
         """As `Executor.run`."""
         return self._executor.run(inputs)
+
+    def begin(self, inputs: Sequence[Any]) -> Run:
+        """As `Executor.begin`."""
+        return self._executor.begin(inputs)
 
     def enqueue(self, inputs: Sequence[Any], stream: int = 0) -> list[DeviceArray]:
         """As `Executor.enqueue`."""
