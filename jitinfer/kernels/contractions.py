@@ -119,7 +119,14 @@ def restacked(contraction: Contraction) -> Contraction | None:
 
 
 def contraction_of(node: Node) -> Contraction | None:
-    """Of a matmul or linear node; None where it is empty, or its axes do not fall into stack, rows and columns."""
+    """Of a matmul or linear node, or of a conv2d node whose windows are pixels of the image.
+
+    None where it is empty, or its axes do not fall into stack, rows and columns.
+    """
+    if node.op.name == "conv2d":
+        from jitinfer.kernels.convolutions import product_of  # here: it imports this module
+
+        return product_of(node)
     return _matmul(node) if node.op.name == "matmul" else _linear(node)
 
 

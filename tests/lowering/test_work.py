@@ -68,6 +68,6 @@ def test_what_others_read_is_copied(changes):
 
 def test_what_no_kernel_computes_is_named():
     builder = Builder()
-    image, weight = builder.input("x", (1, 3, 8, 8)), builder.parameter("w", (4, 3, 3, 3))
+    image, weight = (builder.input(name, (4, 3, 3, 3), "float64") for name in "xw")
     graph = builder.build(ops.conv2d(ops.silu(image), weight))
     assert [node.op.name for node in unsupported(kernel_nodes(graph, TARGET), TARGET)] == ["conv2d"]

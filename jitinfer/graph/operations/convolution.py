@@ -27,6 +27,7 @@ class Conv2d(Op):
 
     name = "conv2d"
     kind = Kind.CONTRACTION
+    strided = True
 
     def infer(
         self,
@@ -92,6 +93,7 @@ class Conv2dTranspose(Op):
 
     name = "conv2d_transpose"
     kind = Kind.CONTRACTION
+    strided = True
 
     def infer(
         self,
@@ -166,6 +168,7 @@ class ResizeNearest(Op):
 
     name = "resize_nearest"
     kind = Kind.MOVEMENT
+    strided = True
 
     def infer(self, x: TensorType, *, size: Pair) -> TensorType:
         require(x.rank == 4 and min(size) > 0 and min(x.shape[2:]) > 0, f"there is no image of {size}")

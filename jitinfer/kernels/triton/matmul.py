@@ -207,7 +207,7 @@ class TiledProduct(Family):
     """By loads of each thread: any strides, any depth."""
 
     name = "tiled_product"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
 
     def supports(self, node: Node, target: Target) -> bool:
         return multipliable(contraction_of(node))
@@ -227,7 +227,7 @@ class BulkCopyProduct(Family):
     """By TMA, for the weights at least: 16-bit elements, rows that are 16 bytes aligned, sm_90 or later."""
 
     name = "bulk_copy_product"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
 
     def supports(self, node: Node, target: Target) -> bool:
         return target.has_tma and _copied(node) is not None

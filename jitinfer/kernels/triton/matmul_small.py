@@ -107,7 +107,7 @@ class FewRowsProduct(Family):
     """Up to 16 rows, for each matrix of a stack."""
 
     name = "few_rows_product"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
 
     def supports(self, node: Node, target: Target) -> bool:
         contraction = contraction_of(node)
