@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jitinfer.graph.view import View
 from jitinfer.kernels.contractions import Contraction, Matrices, partition
@@ -40,11 +40,11 @@ class Taps:
 
 @dataclass(frozen=True)
 class Convolution:
-    """y[n, o, p, q] = activation(bias[o] + the sum over c, i, j of x[n, c, row, column] * weight[o, c, i, j])
+    """y[n, o, p, q] = activation(sum over c, i, j of x[n, c, row, column] * weight[o, c, i, j] + bias[o] + residual)
 
     Of each of `groups` groups: c among `channels`, o among `columns` of a group. `row` of p and i is what `taps[0]`
     says, `column` of q and j what `taps[1]` says; those outside of `image` give 0. Views: x [group, n, row, column, c],
-    weight [group, o, i, j, c], y [group, n, p, q, o], bias [group, o].
+    weight [group, o, i, j, c], y and residual [group, n, p, q, o], bias [group, o].
     """
 
     x: Strided
@@ -53,6 +53,7 @@ class Convolution:
     bias: Strided | None
     taps: tuple[Taps, Taps]
     activation: str = "none"
+    residual: Strided | None = None
 
     @property
     def groups(self) -> int:
@@ -103,25 +104,24 @@ class Convolution:
         """
         rows, depth = self.batch * math.prod(self.size), math.prod(self.window) * self.channels
         windows, weight = self._windows(), self._weight()
-        y, bias = self.y.view, None if self.bias is None else self.bias.view
-        stack, columns = self.groups, self.columns
+        stack, columns, order = self.groups, self.columns, (0, 1, 2, 3, 4)
         if groups_as_columns:
             windows, weight = _first_group(windows), _first_group(weight)
-            y = y.transpose((1, 2, 3, 0, 4))
-            stack, columns = 1, self.groups * self.columns
-        found = [
-            _matrices(self.x, windows, (stack, rows, depth)),
-            _matrices(self.weight, weight, (stack, depth, weight.shape[-1])),
-            _matrices(self.y, y, (stack, rows, columns)),
-            None if self.bias is None or bias is None else _matrices(self.bias, bias, (stack, 1, columns)),
-        ]
-        if any(each is None for each in found[:3]) or (found[3] is None) != (bias is None):
+            stack, columns, order = 1, self.groups * self.columns, (1, 2, 3, 0, 4)
+        x = _matrices(self.x, windows, (stack, rows, depth))
+        factors = _matrices(self.weight, weight, (stack, depth, weight.shape[-1]))
+        y = _matrices(self.y, self.y.view.transpose(order), (stack, rows, columns))
+        if x is None or factors is None or y is None:
             return None
-        first, second, third, last = found
-        assert first is not None
-        assert second is not None
-        assert third is not None
-        return Contraction(stack, rows, depth, columns, first, second, third, last, activation=self.activation)
+        others: dict[str, Any] = {}
+        for name, each, shape in (("bias", self.bias, (0, 1)), ("residual", self.residual, order)):
+            if each is not None:
+                sizes = (stack, 1 if name == "bias" else rows, columns)
+                found = _matrices(each, each.view.transpose(shape), sizes)
+                if found is None:
+                    return None
+                others[name] = found
+        return Contraction(stack, rows, depth, columns, x, factors, y, activation=self.activation, inner=True, **others)
 
     def _windows(self) -> View:
         """Of x: [group, n, p, q, i, j, c]."""
@@ -160,13 +160,16 @@ def convolutions_of(node: Node) -> list[Convolution] | None:
     groups = node.groups
     parts = _grouped(x.view, groups), _grouped(y.view, groups)
     given = None if bias is None else _with(bias, _cut(bias.view, 0, groups))
+    residual = operand(node, "residual") if node.op.name == "conv2d" else None
+    if residual is not None:
+        residual = _with(residual, _grouped(residual.view.broadcast_to(y.shape), groups))
     turned = _along_output(weight.view, groups) if node.op.name == "conv2d" else _along_input(weight.view, groups)
     x, y, weight = _with(x, parts[0]), _with(y, parts[1]), _with(weight, turned)
     if node.op.name == "conv2d":
         lows = [low for low, _ in node.padding]
         windows = zip(lows, node.strides, node.dilation, weight.shape[2:4], strict=True)
         rows, columns = (Taps(-low, stride, step, count) for low, stride, step, count in windows)
-        return [Convolution(x, weight, y, given, (rows, columns), node.activation)]
+        return [Convolution(x, weight, y, given, (rows, columns), node.activation, residual)]
     sizes = zip(x.shape[2:4], weight.shape[2:4], y.shape[2:4], strict=True)
     phases = [_phases(node, axis, *each) for axis, each in enumerate(sizes)]
     return [

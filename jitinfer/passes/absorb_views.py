@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jitinfer.graph.graph import Graph
     from jitinfer.graph.node import Node, Value
 
+CUTTING = frozenset({"linear", "matmul"})
+"""Ops whose kernels write results under any axes, also such as are parts of the op's own."""
+
 _Source = tuple["Value", View]
 """What a value is: this view of another one's buffer."""
 
@@ -129,7 +132,7 @@ def _writable(writer: Node, result: Value, store: View) -> bool:
 
     Products take the axes of the store one by one, and copies that put tensors together go part by part.
     """
-    if writer.op.name in ("linear", "matmul"):
+    if writer.op.name in CUTTING:
         return True
     stores = tuple(store if value is result else writer.store(i) for i, value in enumerate(writer.outputs))
     if writer.op.name == "concat":

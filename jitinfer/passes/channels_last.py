@@ -123,7 +123,7 @@ def _images_of(node: Node) -> Iterator[Value]:
     """What the node reads or writes as [N, C, ...] with several channels and several pixels."""
     read = [(value, node.view(i)) for i, value in enumerate(node.inputs)]
     if node.op.name in _CONVOLUTIONS or node.op.name == "group_norm":
-        read = read[:1]
+        read = [read[0], *read[3:]]  # without weights
     written = [(value, node.store(i)) for i, value in enumerate(node.outputs)]
     for value, view in (*read, *written):
         if value is None or len(value.shape) not in (3, 4) or not value.type.floating:

@@ -19,8 +19,8 @@ def channels_last(shape):
     return View.of(memory).transpose((0, 3, 1, 2)), memory
 
 
-def convolution(x, weight, dtype="bfloat16", *, op="conv2d", bias=True, last=False, **attributes):
-    """x, weight: shapes. last: image, weight and result have their channels last in memory."""
+def convolution(x, weight, dtype="bfloat16", *, op="conv2d", bias=True, residual=None, last=False, **attributes):
+    """x, weight, residual: shapes. last: image, weight and result have their channels last in memory."""
     builder = Builder()
     views, shapes = [None, None, None], [x, weight]
     if last:
@@ -29,6 +29,11 @@ def convolution(x, weight, dtype="bfloat16", *, op="conv2d", bias=True, last=Fal
     if bias:
         outputs = weight[0] if op == "conv2d" else weight[1] * attributes.get("groups", 1)
         operands.append(builder.input("bias", (outputs,), dtype).value)
+    if residual is not None:
+        operands += [None] * (3 - len(operands))
+        view, shape = channels_last(residual) if last and len(residual) == 4 else (None, residual)
+        operands.append(builder.input("residual", shape, dtype).value)
+        views.append(view)
     node = builder.add_node(op_named(op), operands, attributes, views)
     if not last:
         return node

@@ -10,13 +10,16 @@ from jitinfer.graph import op_named
 from jitinfer.kernels import Config, Target, families_for
 from jitinfer.kernels.assembly import plan_of_node, specializations
 from jitinfer.kernels.convolutions import convolutions_of
+from jitinfer.kernels.cublaslt import CublasLtProduct
 from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.kernels.triton.conv2d import ImplicitGemm
 from jitinfer.kernels.triton.conv2d_direct import DirectConvolution
+from jitinfer.kernels.triton.matmul import BulkCopyProduct, TiledProduct
 from jitinfer.runtime.soundness import check as check_plan
 
 FAMILIES = (ImplicitGemm(), DirectConvolution())
+PRODUCTS = (CublasLtProduct(), TiledProduct(), BulkCopyProduct())
 ONE = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
 DEVICE = pytest.param("device", marks=GPU_MARKS)
@@ -26,9 +29,9 @@ DEVICE = pytest.param("device", marks=GPU_MARKS)
 def require(request):
     """Checks the node with every family that supports it."""
 
-    def run(node):
+    def run(node, families=FAMILIES):
         target = TARGET if request.param == "interpreted" else device_target()
-        able = [family for family in FAMILIES if family.supports(node, target)]
+        able = [family for family in families if family.supports(node, target)]
         assert able
         for family in able:
             if request.param == "interpreted":
@@ -51,6 +54,37 @@ def test_dtypes_and_layouts(batch, channels, last, dtype, require):
 def test_activations(activation, groups, require):
     node = convolution((1, 8, 5, 5), (8, 8 // groups, 3, 3), groups=groups, padding=ONE, activation=activation)
     require(node)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("residual", [(2, 8, 5, 5), (2, 8, 1, 1), (5,)])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_residuals(residual, activation, groups, last, require):
+    """Added ahead of the activation."""
+    attributes = {"groups": groups, "activation": activation, "last": last, "bias": groups == 1}
+    require(convolution((2, 8, 5, 5), (8, 8 // groups, 3, 3), padding=ONE, residual=residual, **attributes))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("groups", "strides"), [(1, (1, 1)), (1, (2, 1)), (2, (1, 1))])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("residual", [None, (2, 16, 3, 5)])
+def test_pixels_are_products(residual, activation, groups, strides, last, require):
+    """By all families of products, images of any layout."""
+    node = convolution(
+        (2, 16, 5 if strides == (2, 1) else 3, 5), (16, 16 // groups, 1, 1), groups=groups, strides=strides,
+        activation=activation, residual=residual, last=last,
+    )  # fmt: skip
+    assert PRODUCTS[0].supports(node, TARGET)
+    require(node, PRODUCTS)
+
+
+def test_only_windows_of_one_pixel_are_products():
+    for attributes in ({"padding": ONE}, {"window": 2}):
+        window = attributes.pop("window", 1)
+        node = convolution((1, 16, 4, 4), (16, 16, window, window), **attributes)
+        assert not any(family.supports(node, TARGET) for family in PRODUCTS)
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -68,6 +68,7 @@ def convolve(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     ONE_GATE: tl.constexpr,
+    INNER: tl.constexpr,
     WIDE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -157,7 +158,7 @@ def convolve(
         target = y + part.to(tl.int64) * APART
     finish(
         value, None, bias, residual, gate, target, stack, first_row, row, column, BIAS, RESIDUAL, GATE, Y, HEIGHT,
-        WIDTH, ACTIVATION, SLOPE, ONE_GATE, WIDE,
+        WIDTH, ACTIVATION, SLOPE, ONE_GATE, INNER, WIDE,
     )  # fmt: skip
 
 

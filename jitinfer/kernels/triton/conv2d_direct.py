@@ -59,6 +59,7 @@ def convolve_groups(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     ONE_GATE: tl.constexpr,
+    INNER: tl.constexpr,
     WIDE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -101,7 +102,7 @@ def convolve_groups(
         tl.extra.cuda.gdc_launch_dependents()
     finish(
         value, None, bias, residual, gate, y, 0, first_row, row, column, BIAS, RESIDUAL, GATE, Y, HEIGHT, WIDTH,
-        ACTIVATION, SLOPE, ONE_GATE, WIDE,
+        ACTIVATION, SLOPE, ONE_GATE, INNER, WIDE,
     )  # fmt: skip
 
 
