@@ -1,29 +1,28 @@
-"""Convolutions and group norms of images with channels last, on a device: every configuration, checked, then timed.
+"""Convolutions and group norms of images with channels last on a GPU, beside torch's by cuDNN.
 
-    python benchmarks/gpu_conv.py [--only NAME,...] [--seconds 55] [--most 6] [--dry]
+    python benchmarks/gpu_conv.py [--only unet,vae] [--most 6] [--seconds 55] [--output output/gpu] [--dry]
 
-Peers, in the same run: torch's convolution by cuDNN (`torch.backends.cudnn.benchmark`), with channels last and
-contiguous, and what follows it as ops of its own; each, as ours, ROUNDS times in a CUDA graph on the same tensors. A
-table is printed, all figures go to conv.json in the folder that the environment variable OUT names. --most: offers of
-a family for a shape. --dry compiles and checks the plans, without a device.
+--only: parts of the names of shapes. What is offered for a shape is compiled, compared with torch in float32, its
+results poisoned before, and timed; the fastest, and the first, are set beside torch with channels last and contiguous
+(`torch.backends.cudnn.benchmark`), what follows the convolution as ops of its own. Each is ROUNDS times in a CUDA graph
+on the same operands. Results are added to conv.json as they come; the exit status tells whether anything failed,
+or was wrong. --dry compiles and checks the plans, without a device.
 """
 
 import argparse
 import json
-import os
-import queue
-import threading
+import pathlib
+import sys
 import time
 from dataclasses import replace
-from pathlib import Path
-
-from gpu_gemm import measured, median, offered
 
 from jitinfer.graph import Builder, View, op_named
+from jitinfer.graph.cost import bytes_moved, flops
 from jitinfer.graph.node import Node, Value
-from jitinfer.kernels import Target, families_for
-from jitinfer.kernels.assembly import plan_of_node, specializations
+from jitinfer.kernels import Target
+from jitinfer.kernels.assembly import plan_of_node
 from jitinfer.kernels.triton.compilation import Compiler
+from jitinfer.lowering.choice import Choice, offers, start
 from jitinfer.runtime.soundness import check
 
 ROUNDS = 16
@@ -95,180 +94,166 @@ def written_last(node):
     return Node(node.op, node.inputs, node.attributes, (value,), node.origin, node.views, (store,))
 
 
-def repeated(node, candidate, kernels, capability):
-    plan = plan_of_node(node, candidate, kernels, capability)
+def repeated(node, choice, capability):
+    plan = plan_of_node(node, choice.candidate, choice.kernels, capability)
     return replace(plan, steps=plan.steps * ROUNDS)
 
 
-def compiled(names, target, most):
-    """Shape by shape, compiled ahead of the measuring in a thread of its own: (name, node, [(offer, kernels)])."""
-    ready = queue.Queue()
+def function_of(node):
+    """The node in torch, of operands as the op sees them."""
+    from torch.nn import functional
 
-    def work():
-        try:
-            with Compiler(target) as compiler:
-                for name in names:
-                    node = node_of(*SHAPES[name])
-                    tried = [
-                        (f, config) for f in families_for(node, target) for config in f.configs(node, target)[:most]
-                    ]
-                    found = [(f.name, config, offered(f, node, config, target)) for f, config in tried]
-                    found = [each for each in found if each[2] is not None]
-                    wanted = [specializations(candidate) for _, _, candidate in found]
-                    kernels = iter(compiler.try_all([each for group in wanted for each in group]))
-                    made = [(offer, [next(kernels) for _ in group]) for offer, group in zip(found, wanted, strict=True)]
-                    ready.put((name, node, made))
-        except Exception as error:
-            ready.put(error)
-        ready.put(None)
+    def norm(x, scale, bias):
+        return functional.silu(functional.group_norm(x, node.groups, scale, bias, node.epsilon))
 
-    threading.Thread(target=work, daemon=True).start()
-    while (item := ready.get()) is not None:
-        if isinstance(item, Exception):
-            raise item
-        yield item
-
-
-class Peers:
-    """torch: the operands in memory, the reference, and its own times."""
-
-    def __init__(self, node):
-        import torch
-
-        self.torch, self.node = torch, node
-        torch.backends.cudnn.benchmark = True
-        torch.manual_seed(0)
-        self.tensors = []
-        for position, value in enumerate(node.inputs):
-            image = position == 1 and len(value.shape) == 4
-            scale = value.type.size**-0.5 * value.shape[0] ** 0.5 if image else 1.0
-            made = scale * torch.randn(value.shape, device="cuda", dtype=torch.float32)
-            self.tensors.append(made.to(torch.bfloat16))
-
-    def operands(self):
-        """As the op sees them, channels last in memory."""
-        return [t.permute(0, 3, 1, 2) if t.dim() == 4 else t for t in self.tensors]
-
-    def result(self, x, second, bias, residual=None):
-        functional, node = self.torch.nn.functional, self.node
-        if node.op.name == "group_norm":
-            return functional.silu(functional.group_norm(x, node.groups, second, bias, 1e-5))
+    def convolution(x, weight, bias, residual=None):
         (pad, _), _ = node.padding
-        y = functional.conv2d(x, second, bias, node.strides, (pad, pad), groups=node.groups)
+        y = functional.conv2d(x, weight, bias, node.strides, (pad, pad), groups=node.groups)
         y = y if residual is None else y + residual
         return functional.relu(y) if node.activation == "relu" else y
 
-    def reference(self):
-        """In float32 without shorter factors, as it lies in memory: far more exact than what is compared with it."""
-        allowed = self.torch.backends.cudnn.allow_tf32
-        self.torch.backends.cudnn.allow_tf32 = False
-        try:
-            y = self.result(*(t.float() for t in self.operands()))
-        finally:
-            self.torch.backends.cudnn.allow_tf32 = allowed
-        return y.permute(0, 2, 3, 1).contiguous().double()
-
-    def microseconds(self, contiguous):
-        torch = self.torch
-        given = [t.contiguous() for t in self.operands()] if contiguous else self.operands()
-        with torch.inference_mode():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(2):
-                    self.result(*given)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for _ in range(ROUNDS):
-                    self.result(*given)
-        return median(torch, graph.replay, 9) / ROUNDS
+    return norm if node.op.name == "group_norm" else convolution
 
 
-def bench(name, node, found, capability):
+def random_operands(node):
+    """As they lie in memory; weights keep the size of what they are given."""
     import torch
 
-    peers = Peers(node)
-    reference = peers.reference()
-    torch_last, torch_contiguous = peers.microseconds(contiguous=False), peers.microseconds(contiguous=True)
-    rows = []
-    for (family, config, candidate), kernels in found:
-        row = {"shape": name, "family": family, "config": dict(config.values)}
-        rows.append(row)
+    torch.manual_seed(0)
+    made = []
+    for position, value in enumerate(node.inputs):
+        weight = position == 1 and len(value.shape) == 4
+        scale = (value.shape[0] / value.type.size) ** 0.5 if weight else 1.0
+        made.append((scale * torch.randn(value.shape, device="cuda", dtype=torch.float32)).to(torch.bfloat16))
+    return made
+
+
+def seen(operands):
+    """With the channels second, as torch takes them."""
+    return [each.permute(0, 3, 1, 2) if each.dim() == 4 else each for each in operands]
+
+
+def exact(function, operands):
+    """In float32 without shorter factors, as the result lies in memory."""
+    import torch
+
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return function(*(each.float() for each in seen(operands))).permute(0, 2, 3, 1).contiguous().double()
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def measured(name, node, choices, target):
+    """What is known of a shape, as JSON; prints it."""
+    import torch
+    from device_timing import in_turn, recorded
+    from gpu_kernels import MOST_ERROR, error_of
+
+    from jitinfer.runtime import Executor
+
+    operands, function = random_operands(node), function_of(node)
+    wanted = exact(function, operands)
+    stream = torch.cuda.current_stream().cuda_stream
+    problems, times = [], {}
+
+    def microseconds(runs, rounds):
+        return {label: 1e3 * each.median / ROUNDS for label, each in in_turn(runs, rounds=rounds, warming=1).items()}
+
+    for choice in choices:
+        label = f"{getattr(choice, 'family', '')} {getattr(choice, 'config', choice)}"
         try:
-            failed = [kernel for kernel in kernels if isinstance(kernel, Exception)]
-            if failed:
-                raise failed[0]
-            plan = repeated(node, candidate, kernels, capability)
-            row["microseconds"], row["error"] = measured(plan, ROUNDS, peers, reference)
-            row["right"] = row["error"] < 5e-3
-        except Exception as error:
-            row["failure"] = f"{type(error).__name__}: {error}"[:400]
-    _print(name, node, torch_last, torch_contiguous, rows)
+            if not isinstance(choice, Choice):
+                raise choice
+            plan = plan_of_node(node, choice.candidate, choice.kernels, target.compute_capability)
+            error = error_of(plan, operands, [wanted])
+            if not error <= MOST_ERROR:
+                problems.append(f"{label} is WRONG by {error:.3g}")
+                continue
+            executor = Executor(repeated(node, choice, target.compute_capability))
+            try:
+                executor.enqueue(operands, stream)
+                inputs = executor.inputs
+                times |= microseconds({label: lambda e=executor, i=inputs: e.enqueue(i, stream)}, 5)
+            finally:
+                executor.close()
+        except Exception as problem:
+            problems.append(f"{label}: {type(problem).__name__}: {problem}"[:300])
+    with torch.inference_mode():
+        last_, contiguous = seen(operands), [each.contiguous() for each in seen(operands)]
+        runs = {
+            "torch, channels last": recorded(lambda: [function(*last_) for _ in range(ROUNDS)]),
+            "torch, contiguous": recorded(lambda: [function(*contiguous) for _ in range(ROUNDS)]),
+        }
+        peers = microseconds(runs, 9)
+    found = {"us": times, "torch": peers, "gflop": flops(node) / 1e9, "mb": bytes_moved(node) / 1e6}
+    print(line(name, found), flush=True)
+    for problem in problems:
+        print(f"    {problem}", flush=True)
     torch.cuda.empty_cache()
-    return {"shape": name, "torch_last": torch_last, "torch_contiguous": torch_contiguous, "rows": rows}
+    return found | {"problems": problems}
 
 
-def _print(name, node, torch_last, torch_contiguous, rows):
-    types = node.op.output_types(node.input_types(), node.attributes)
-    flops = node.op.flops(node.input_types(), types, **node.attributes)
-    nbytes = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))
-    print(f"{name:22} torch channels last {torch_last:8.2f} us, contiguous {torch_contiguous:8.2f} us", flush=True)
-    for family in dict.fromkeys(row["family"] for row in rows):
-        mine = [row for row in rows if row["family"] == family]
-        bad, wrong = sum("failure" in r for r in mine), sum(r.get("right") is False for r in mine)
-        tail = f"{bad} failed, {wrong} WRONG" if bad or wrong else ""
-        right = sorted((r for r in mine if r.get("right")), key=lambda row: row["microseconds"])
-        if not right:
-            print(f"  {family:18} nothing right; {tail}")
-            continue
-        us = right[0]["microseconds"]
-        config = " ".join(f"{k}={v}" for k, v in right[0]["config"].items() if v)
-        speed = f"{flops / us / 1e6:6.0f} TFLOP/s {nbytes / us / 1e3:6.0f} GB/s"
-        ratio = min(torch_last, torch_contiguous) / us
-        first = mine[0].get("microseconds", float("nan"))
-        print(
-            f"  {family:18} {us:8.2f} us {speed}  x{ratio:.2f} of torch  first {first:.2f}  {config}  {tail}",
-            flush=True,
-        )
-    for row in rows:
-        if "failure" in row:
-            print(f"    failed: {row['family']} {row['config']}: {row['failure'][:160]}")
-            break
+def line(name, found):
+    peers = " ".join(f"{us:9.2f}" for us in found["torch"].values())
+    if not found["us"]:
+        return f"{name:22} nothing right; torch {peers}"
+    best = min(found["us"], key=found["us"].get)
+    us, first = found["us"][best], next(iter(found["us"].values()))
+    speed = f"{1e3 * found['gflop'] / us:6.0f} TFLOP/s {1e3 * found['mb'] / us:6.0f} GB/s"
+    return f"{name:22} {us:9.2f} {speed} {first:9.2f} {peers} {min(found['torch'].values()) / us:6.2f}  {best}"
+
+
+def started(names, target, compiler, most):
+    """Offers whose kernels are being compiled, by the names of shapes; `most` of each family."""
+    found = {}
+    for name in names:
+        node, taken = node_of(*SHAPES[name]), {}
+        for family, config in offers(node, target):
+            taken[family.name] = taken.get(family.name, 0) + 1
+            if taken[family.name] <= most:
+                found.setdefault(name, (node, []))[1].append(start(node, family, config, compiler))
+    return found
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="")
-    parser.add_argument("--seconds", type=float, default=55)
-    parser.add_argument("--most", type=int, default=6)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="parts of names, separated by commas")
+    parser.add_argument("--most", type=int, default=6, help="offers of one family for a shape that are tried")
+    parser.add_argument("--seconds", type=float, default=55.0, help="after which no further shape is begun")
+    default = pathlib.Path(__file__).parents[1] / "output" / "gpu"
+    parser.add_argument("--output", type=pathlib.Path, default=default)
     parser.add_argument("--dry", action="store_true")
-    options = parser.parse_args()
-    names = [name for name in SHAPES if not options.only or name in options.only.split(",")]
+    given = parser.parse_args()
+    names = [name for name in SHAPES if any(part in name for part in given.only.split(","))]
     began = time.monotonic()
-    results = []
-    if options.dry:
-        target = Target.named(90)
-    else:
+    target = Target.named(90)
+    if not given.dry:
+        import torch
+
         from jitinfer.runtime import Device
 
+        torch.backends.cudnn.benchmark = True
         target = Target.of(Device.of(0))
-        print(Device.of(0).name, flush=True)
-    for name, node, found in compiled(names, target, options.most):
-        if options.dry:
-            for (family, config, candidate), kernels in found:
-                failed = [kernel for kernel in kernels if isinstance(kernel, Exception)]
-                if failed:
-                    print(f"{name}: {family} {config}: {failed[0]}"[:300])
-                else:
-                    check(repeated(node, candidate, kernels, target.compute_capability))
-            print(f"{name}: {len(found)} offers", flush=True)
-        else:
-            results.append(bench(name, node, found, target.compute_capability))
-            Path(os.environ.get("OUT", "."), "conv.json").write_text(json.dumps(results, indent=1))
-        if time.monotonic() - began > options.seconds:
-            print(f"{options.seconds} s are over after {name!r}")
-            break
+        print(f"{Device.of(0).name}; us: ours, first offer, torch channels last, contiguous; ratio")
+    given.output.mkdir(parents=True, exist_ok=True)
+    results, failed = {}, False
+    with Compiler(target) as compiler:
+        for name, (node, waiting) in started(names, target, compiler, given.most).items():
+            choices = [each.result() for each in waiting]
+            if given.dry:
+                for choice in choices:
+                    check(repeated(node, choice, target.compute_capability))
+                print(f"{name}: {len(choices)} offers", flush=True)
+            else:
+                results[name] = measured(name, node, choices, target)
+                failed = failed or bool(results[name]["problems"])
+                (given.output / "conv.json").write_text(json.dumps(results, indent=1))
+            if time.monotonic() - began > given.seconds:
+                print(f"no time is left for what follows {name}")
+                break
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -1,156 +1,162 @@
-"""Whole models on a GPU, from saved graphs: right, and how fast. Needs torch there, and no Paddle.
+"""Whole models on a GPU beside torch, from saved graphs. Needs torch there, and no Paddle.
 
-    python benchmarks/gpu_models.py FOLDER [--models dit,sd3] [--tune 60] [--dtype bfloat16] [--peers eager,default]
+    python benchmarks/gpu_models.py FOLDER [--models dit,sd3] [--peers eager,default,max-autotune] [--limit 240]
+        [--output output/gpu] [--dtype bfloat16] [--tune fast] [--cache FOLDER] [--profile]
 
-FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. For each: passes, lowering
-with kernels timed on the device, results against torch in float32 beside torch's own error in the same dtype, the time
-of a replay, and where it goes.
+FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. Each model is compiled in a
+process of its own (`compile_model.py`, nothing cached unless --cache names what is), and started warm and measured in
+another (`measure_model.py`); both are stopped after --limit seconds. Results are added to models.json, and drawn in
+models.png, as they come.
+
+What the table says of a model:
+- ms: one forward, a replay of one CUDA graph, the second-level cache emptied before; the median, with the tenth and the
+  ninetieth percentile in models.json. The peers are recorded as CUDA graphs too, and take turns with ours.
+- TFLOP/s: of the model's products and attention as imported, the same number for all.
+- roofline: the time of the ideal device over ours. Each node of our graph takes the longer of its operations at the
+  speed of a large product by cuBLAS, and its bytes at that of a large copy, both measured in the same process.
+- memory: weights, arena and results on the device.
+- cold, warm: seconds of passes, tuning and lowering with an empty cache, and of passes, the model from the cache, and
+  its loading, weights being in memory. Imports are not counted.
+- error: relative to float32 by torch, and in brackets that of torch op by op in the same dtype.
 """
 
 import argparse
-import collections
-import faulthandler
-import gzip
+import contextlib
 import json
-import logging
 import os
 import pathlib
-import statistics
-import time
-import traceback
+import signal
+import subprocess
+import sys
+import tempfile
 
-import torch
-import torch_graph
-import torch_models
-
-from jitinfer.cache import Cache
-from jitinfer.graph import parse
-from jitinfer.kernels.target import Target
-from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.lowering import compile_graph
-from jitinfer.lowering.arrangement import arranged
-from jitinfer.lowering.tuning import Tuner
-from jitinfer.passes import default, run_passes
-from jitinfer.runtime import Device
-from jitinfer.runtime.model import Session
+HERE = pathlib.Path(__file__).parent
+MODELS = "dit,dit_512,sd3,sd3_1024,large_dit"
+HEADS = ("model", "ours", "peer", "which", "ratio", "TFLOP/s", "roofline", "memory", "cold", "warm", "error")
+COLUMNS = "{:14} {:>8} {:>8} {:26} {:>6} {:>8} {:>9} {:>10} {:>7} {:>7}  {}"
 
 
-def relative(found, wanted):
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+def finished(command, limit):
+    """Whether a process ends well in time; what it prints goes where ours does, its results into files."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr)
+    try:
+        return process.wait(limit) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # and those that compile for it
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def on_torch(array):
-    """A device array of the runtime as a torch tensor."""
-    if array.dtype == "float32":
-        return torch.as_tensor(array, device="cuda")
-    raise NotImplementedError(array.dtype)
+def measured(given, name, folder):
+    """Whatever could be found out about a model."""
+    graph, cold, warm = given.folder / f"{name}.graph.gz", folder / "cold.json", folder / "warm.json"
+    cache = given.cache or folder / "cache"
+    common = ["--dtype", given.dtype, "--tune", given.tune]
+    command = [sys.executable, HERE / "compile_model.py", graph, cache, cold, *common]
+    problem = None if finished(command, given.limit) else "not compiled"
+    if problem is None:
+        command = [sys.executable, HERE / "measure_model.py", graph, cache, warm, *common, "--peers", given.peers]
+        done = finished([*command, "--profile"] if given.profile else command, given.limit)
+        problem = None if done else "stopped or failed"
+    found = {"model": name, "tune": given.tune, "problem": problem}
+    for path, entry in ((cold, "cold_seconds"), (warm, None)):
+        if path.exists():
+            read = json.loads(path.read_text())
+            found.update(read if entry is None else {entry: read})
+    return found
 
 
-def replay_time(session, inputs, repeats=30):
-    stream = torch.cuda.Stream()
-    times = []
-    with torch.cuda.stream(stream):
-        for _ in range(5):
-            session.enqueue(inputs, stream.cuda_stream)
-        for _ in range(repeats):
-            first, second = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            first.record()
-            session.enqueue(inputs, stream.cuda_stream)
-            second.record()
-            second.synchronize()
-            times.append(first.elapsed_time(second))
-    return statistics.median(times)
+def row(found):
+    """The cells of a line of the table."""
+    if "ms" not in found:
+        return [found["model"], *[""] * 9, found["problem"]]
+    ours = found["ms"]["jitinfer"]["median"]
+    peers = {name: times["median"] for name, times in found["ms"].items() if name != "jitinfer"}
+    best = min(peers, key=peers.get, default=None)
+    return [
+        found["model"],
+        f"{ours:.3f}",
+        "" if best is None else f"{peers[best]:.3f}",
+        "" if best is None else best,
+        "" if best is None else f"{peers[best] / ours:.2f}",
+        f"{found['gflop'] / ours:.0f}",
+        f"{found['roofline_ms'] / ours:.2f}",
+        f"{found['memory_gb']:.2f} GB",
+        f"{sum(found['cold_seconds'].values()):.1f} s",
+        f"{sum(found['warm_seconds'].values()):.2f} s",
+        f"{found['error']:.4f} ({found['error_of_torch']:.4f}) {found['problem'] or ''}",
+    ]
 
 
-def host_time(session, inputs, repeats=200):
-    stream = torch.cuda.Stream()
-    torch.cuda.synchronize()
-    costs = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        session.enqueue(inputs, stream.cuda_stream)
-        costs.append(time.perf_counter() - started)
-        torch.cuda.synchronize()
-    return statistics.median(costs)
+def print_details(found):
+    for name, times in found.get("ms", {}).items():
+        beside = found.get(name)
+        text = (
+            "" if beside is None else f", compiled in {beside['compile_seconds']:.0f} s, {beside['memory_gb']:.2f} GB"
+        )
+        print(f"  {name}: {times['median']:.3f} ms ({times['low']:.3f} to {times['high']:.3f}){text}")
+    if "profile" in found:
+        print(found["profile"])
 
 
-def measure(path, dtype, seconds, most, store, modes):
-    report = {}
-    graph = parse(gzip.decompress(path.read_bytes()).decode())
-    weights, inputs = torch_graph.random_weights(graph), torch_graph.random_inputs(graph)
-    with torch.inference_mode():
-        (wanted,) = torch_graph.evaluate(graph, inputs, weights)
-        (eager,) = torch_graph.evaluate(graph, inputs, weights, dtype)
-    report["error of torch"] = relative(eager, wanted)
-    started = time.perf_counter()
-    after, _ = run_passes(graph, arranged(default(), dtype))
-    passed = time.perf_counter()
-    device = Device.of(0)
-    with Compiler(Target.of(device), store) as compiler:
-        tuner = Tuner(compiler, device, store, seconds=seconds, most=most)
-        model, lowered = compile_graph(after, compiler.target, tuner)
-        compiled = time.perf_counter()
-        report["kernels compiled"], report["offers timed"] = compiler.compiled, tuner.measured
-    session = Session(model, weights, device)
-    ready = time.perf_counter()
-    report.update(passes=passed - started, lowering=compiled - passed, loading=ready - compiled)
-    (result,) = session.enqueue(inputs)
-    torch.cuda.synchronize()
-    report["error"] = relative(on_torch(result), wanted)
-    report["ms"], report["ms, inputs copied"] = replay_time(session, session.inputs), replay_time(session, inputs)
-    report["host us"] = 1e6 * host_time(session, session.inputs)
-    report["host us, inputs copied"] = 1e6 * host_time(session, inputs)
-    report["arena MB"], report["lower bound MB"] = lowered.plan.arena_bytes / 1e6, lowered.lower_bound / 1e6
-    report["steps"] = len(lowered.plan.steps)
-    parts = collections.defaultdict(list)
-    for node, choice in lowered.work:
-        types = " ".join(str(kind) for kind in node.input_types()[:2])
-        parts[f"{node.op.name} {types} | {choice.family} {choice.config}"].append(choice.microseconds)
-    report["nodes"] = sorted(
-        ({"node": name, "count": len(times), "us": times[0]} for name, times in parts.items()),
-        key=lambda each: -each["count"] * (each["us"] if each["us"] == each["us"] else 0),
-    )
-    session.close()
-    name = path.name.partition(".")[0]
-    if modes and name in torch_models.MODELS:
-        found = torch_models.measure(name, inputs, getattr(torch, dtype), modes)
-        report.update({f"torch {mode} ms": milliseconds for mode, (milliseconds, _) in found.items()})
-        report.update({f"torch {mode} compiled s": compiled for mode, (_, compiled) in found.items()})
-        report["ratio to the best"] = min(milliseconds for milliseconds, _ in found.values()) / report["ms"]
-    return report
+def draw(every, path):
+    """Milliseconds of each model as bars, side by side, each model on a scale of its own; the roofline as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(every), figsize=(2.6 * len(every), 3.2), layout="constrained", squeeze=False)
+    for axis, found in zip(axes[0], every, strict=True):
+        names = sorted(found["ms"], key=lambda name: name == "jitinfer")
+        values = [found["ms"][name] for name in names]
+        medians = [value["median"] for value in values]
+        spread = [[v["median"] - v["low"] for v in values], [v["high"] - v["median"] for v in values]]
+        colours = ["#2f6fde" if name == "jitinfer" else "#9aa5b1" for name in names]
+        axis.bar(range(len(names)), medians, 0.7, yerr=spread, color=colours)
+        for position, value in enumerate(medians):
+            axis.text(position, value, f"{value:.2f}", ha="center", va="bottom", fontsize=8)
+        axis.axhline(found["roofline_ms"], color="#c0392b", linewidth=1, linestyle="--")
+        axis.set_xticks(range(len(names)), [name.removeprefix("torch ") for name in names], rotation=40, ha="right")
+        axis.set_title(f"{found['model']}, ms", fontsize=10)
+    figure.suptitle(f"{every[0]['device']}; dashed: roofline", fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--models", default="dit,sd3,large_dit")
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--peers", default="eager,default,max-autotune")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each of a model's two processes")
+    parser.add_argument("--output", type=pathlib.Path, default=HERE.parent / "output" / "gpu")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--tune", type=float, default=60.0)
-    parser.add_argument("--most", type=int, default=8)
-    parser.add_argument("--cache", default=None)
-    parser.add_argument("--peers", default="eager,default", help="modes of torch.compile, and eager")
-    parser.add_argument("--verbose", action="store_true")
-    arguments = parser.parse_args()
-    store = Cache(arguments.cache) if arguments.cache else None
-    logging.basicConfig(level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(asctime)s %(message)s")
-    if arguments.verbose:
-        faulthandler.dump_traceback_later(40, repeat=True)
-    reports, modes = {}, tuple(filter(None, arguments.peers.split(",")))
-    for name in arguments.models.split(","):
-        try:
-            path = arguments.folder / f"{name}.graph.gz"
-            reports[name] = measure(path, arguments.dtype, arguments.tune, arguments.most, store, modes)
-        except Exception:
-            reports[name] = {"failed": traceback.format_exc()}
-        report = reports[name]
-        print(f"\n{name}")
-        for key, value in report.items():
-            if key == "nodes":
-                for each in value[:14]:
-                    print(f"    {each['count']:4} x {each['us']:8.1f} us  {each['node'][:150]}")
-            else:
-                print(f"  {key}: {value if isinstance(value, (int, str)) else format(value, '.4g')}")
-        (pathlib.Path(os.environ.get("OUT", ".")) / "models.json").write_text(json.dumps(reports, indent=1))
+    parser.add_argument("--tune", default="fast")
+    parser.add_argument("--cache", type=pathlib.Path, help="used and filled; cold starts are then not cold")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    path = given.output / "models.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    every = {found["model"]: found for found in known}
+    print(COLUMNS.format(*HEADS), flush=True)
+    for name in given.models.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            every[name] = measured(given, name, pathlib.Path(folder))
+        print(COLUMNS.format(*row(every[name])))
+        print_details(every[name])
+        sys.stdout.flush()
+        path.write_text(json.dumps(list(every.values()), indent=1))
+        drawn = [found for found in every.values() if "ms" in found]
+        if drawn:
+            draw(drawn, given.output / "models.png")
+    print(COLUMNS.format(*HEADS))
+    for found in every.values():
+        print(COLUMNS.format(*row(found)))
 
 
 if __name__ == "__main__":

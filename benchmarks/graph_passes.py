@@ -1,6 +1,6 @@
 """Large models at full size, without memory for their weights: what import and passes make of them, and how fast.
 
-    .venv/bin/python benchmarks/graph_passes.py [--models dit,sd3,large_dit]
+    .venv/bin/python benchmarks/graph_passes.py [--models dit,dit_512,sd3,sd3_1024,large_dit]
 
 Nodes are counted before and after the default passes.
 """
@@ -22,15 +22,15 @@ from jitinfer.passes import run_passes
 FIXTURES = pathlib.Path(__file__).parents[1] / "tests" / "models.py"
 
 
-def dit(layers=28):
-    """DiT-XL/2, 256 x 256 pixels."""
+def dit(layers=28, size=32):
+    """DiT-XL/2, 256 x 256 pixels; `size` is that of the latent image, an eighth of it."""
     layer = ppdiffusers.Transformer2DModel(
         num_attention_heads=16,
         attention_head_dim=72,
         in_channels=4,
         out_channels=8,
         num_layers=layers,
-        sample_size=32,
+        sample_size=size,
         patch_size=2,
         attention_bias=True,
         activation_fn="gelu-approximate",
@@ -39,14 +39,19 @@ def dit(layers=28):
         norm_elementwise_affine=False,
     )
     tensors = {
-        "hidden_states": paddle.randn([2, 4, 32, 32]),
+        "hidden_states": paddle.randn([2, 4, size, size]),
         "timestep": paddle.to_tensor([7, 7]),
         "class_labels": paddle.to_tensor([1, 1000]),
     }
     return layer, tensors, {}
 
 
-def sd3(layers=24):
+def dit_512(layers=28):
+    """DiT-XL/2, 512 x 512 pixels."""
+    return dit(layers, 64)
+
+
+def sd3(layers=24, size=64):
     """Stable Diffusion 3 medium, 512 x 512 pixels."""
     layer = ppdiffusers.SD3Transformer2DModel(
         sample_size=128,
@@ -62,12 +67,17 @@ def sd3(layers=24):
         pos_embed_max_size=192,
     )
     tensors = {
-        "hidden_states": paddle.randn([2, 16, 64, 64]),
+        "hidden_states": paddle.randn([2, 16, size, size]),
         "encoder_hidden_states": paddle.randn([2, 154, 4096]),
         "pooled_projections": paddle.randn([2, 2048]),
         "timestep": paddle.to_tensor([400.0, 400.0]),
     }
     return layer, tensors, {"joint_attention_kwargs": None, "return_dict": False}
+
+
+def sd3_1024(layers=24):
+    """Stable Diffusion 3 medium, 1024 x 1024 pixels."""
+    return sd3(layers, 128)
 
 
 def large_dit(layers=32):
@@ -98,7 +108,7 @@ def large_dit(layers=32):
     return layer, tensors, {}
 
 
-MODELS = {each.__name__: each for each in (dit, sd3, large_dit)}
+MODELS = {each.__name__: each for each in (dit, dit_512, sd3, sd3_1024, large_dit)}
 
 
 def megabytes(values):

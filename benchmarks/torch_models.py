@@ -3,9 +3,8 @@
 Queries, keys and values are one product, and so are gate and value of a gated unit; attention is torch's own.
 """
 
+import functools
 import math
-import statistics
-import time
 
 import torch
 from torch import nn
@@ -51,38 +50,42 @@ class Mlp(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Peebles and Xie, 2023; as in ppdiffusers, with an embedding of its own."""
+    """Peebles and Xie, 2023."""
 
     def __init__(self, width, heads):
         super().__init__()
         self.heads = heads
-        self.embedding = Embedding(width, nn.Embedding(1001, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.norm_1, self.norm_2, self.mlp = plain_norm(width), plain_norm(width), Mlp(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x, t, y):
-        c = functional.silu(self.embedding(t, y))
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c).chunk(6, 1)
+    def forward(self, x, c):
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(functional.silu(c)).chunk(6, 1)
         attended = attend(self.qkv(modulate(self.norm_1(x), shift_1, scale_1)), self.heads)
         x = x + gate_1[:, None] * self.out(attended)
         return x + gate_2[:, None] * self.mlp(modulate(self.norm_2(x), shift_2, scale_2))
 
 
 class DiT(nn.Module):
-    def __init__(self, layers=28, width=1152, heads=16, size=32):
+    """shared: timestep and class are embedded once, as in the paper; otherwise by each block, as in ppdiffusers."""
+
+    def __init__(self, layers=28, width=1152, heads=16, size=32, shared=False):
         super().__init__()
         self.size = size
         self.patches = nn.Conv2d(4, width, 2, 2)
         self.places = nn.Parameter(torch.randn(1, (size // 2) ** 2, width))
+        self.embeddings = nn.ModuleList(
+            Embedding(width, nn.Embedding(1001, width)) for _ in range(1 if shared else layers)
+        )
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(layers))
         self.norm, self.modulation, self.last = plain_norm(width), nn.Linear(width, 2 * width), nn.Linear(width, 32)
 
     def forward(self, x, t, y):
         x = self.patches(x).flatten(2).transpose(1, 2) + self.places
-        for block in self.blocks:
-            x = block(x, t, y)
-        shift, scale = self.modulation(functional.silu(self.blocks[0].embedding(t, y))).chunk(2, 1)
+        embedded = [embedding(t, y) for embedding in self.embeddings]
+        for number, block in enumerate(self.blocks):
+            x = block(x, embedded[number % len(embedded)])
+        shift, scale = self.modulation(functional.silu(embedded[0])).chunk(2, 1)
         return unpatched(self.last(modulate(self.norm(x), shift, scale)), self.size)
 
 
@@ -191,45 +194,51 @@ class LargeDiT(nn.Module):
         return unpatched(self.last(modulate(self.norm(x), shift, scale)), self.size)
 
 
-MODELS = {"dit": DiT, "sd3": SD3, "large_dit": LargeDiT}
-MODES = ("eager", "default", "max-autotune-no-cudagraphs")
+MODELS = {
+    "dit": DiT,
+    "dit_512": functools.partial(DiT, size=64),
+    "sd3": SD3,
+    "sd3_1024": functools.partial(SD3, size=128),
+    "large_dit": LargeDiT,
+}
+MODES = {
+    "eager": None,
+    "default": {},
+    "max-autotune": {"mode": "max-autotune-no-cudagraphs"},  # a graph is recorded of all of them
+    "coordinate-descent": {"options": {"coordinate_descent_tuning": True}},
+}
+"""Arguments of torch.compile; None: the model as it is."""
 
 
-def replay_time(function, inputs, repeats=30):
-    """Median milliseconds of a replay as one CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function(*inputs)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function(*inputs)
-    times = []
-    for repeat in range(repeats + 5):
-        first, second = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        graph.replay()
-        second.record()
-        second.synchronize()
-        times += [first.elapsed_time(second)] if repeat >= 5 else []
-    return statistics.median(times)
+def model_named(name):
+    """That of a saved graph: `dit`, or `dit_2`, of two layers."""
+    if name in MODELS:
+        return MODELS[name]()
+    name, _, layers = name.rpartition("_")
+    return MODELS[name](layers=int(layers))
 
 
-def measure(name, inputs, dtype, modes=MODES[:2], **sizes):
-    """{mode: (milliseconds, seconds to compile)}; inputs: of the graph of the same model, floating ones cast."""
-    with torch.device("cuda"):
-        model = MODELS[name](**sizes).to(dtype).eval()
-    cast = [x.to(dtype) if x.is_floating_point() and x.dim() > 1 else x for x in inputs]
-    found = {}
-    with torch.inference_mode():
-        for mode in modes:
-            torch._dynamo.reset()
-            started = time.perf_counter()
-            function = model if mode == "eager" else torch.compile(model, mode=mode)
-            function(*cast)
-            torch.cuda.synchronize()
-            seconds = time.perf_counter() - started
-            found[mode] = (replay_time(function, cast), seconds)
-    return found
+class Peers:
+    """A model on the device with random weights, and its inputs: those of a graph of the model, in its order."""
+
+    def __init__(self, name, inputs, dtype):
+        before = torch.cuda.memory_allocated()
+        with torch.device("cuda"):
+            self.model = model_named(name).to(dtype).eval()
+        self.resident = torch.cuda.memory_allocated() - before
+        self.inputs = [x.to(dtype) if x.is_floating_point() and x.dim() > 1 else x for x in inputs]
+        self._compiled = []  # a recorded graph does not keep its kernels
+
+    def function(self, mode):
+        """A function without arguments: a forward, compiled at its first call."""
+        arguments = MODES[mode]
+        model = self.model if arguments is None else torch.compile(self.model, fullgraph=True, **arguments)
+        self._compiled.append(model)
+        return lambda: model(*self.inputs)
+
+    def memory(self, function):
+        """Bytes that a call has on the device at most, weights included."""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return self.resident + torch.cuda.max_memory_allocated() - before

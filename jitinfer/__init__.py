@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from jitinfer.bisection import bisect
     from jitinfer.inference import CompiledFunction, inference, is_inference_mode
     from jitinfer.loading import load
+    from jitinfer.tools.benchmarking import benchmark, compare_speed
+    from jitinfer.tools.profiling import profile
 
 _LAZY = {
     "inference": "jitinfer.inference",
@@ -37,6 +39,9 @@ _LAZY = {
     "CompiledFunction": "jitinfer.inference",
     "bisect": "jitinfer.bisection",
     "load": "jitinfer.loading",
+    "benchmark": "jitinfer.tools.benchmarking",
+    "compare_speed": "jitinfer.tools.benchmarking",
+    "profile": "jitinfer.tools.profiling",
 }
 _MODULES = frozenset({"graph", "passes", "testing"})
 """Modules that `import jitinfer` alone makes reachable; none of them needs Paddle."""
@@ -52,12 +57,15 @@ __all__ = [
     "TraceError",
     "VerificationError",
     "__version__",
+    "benchmark",
     "bisect",
+    "compare_speed",
     "graph",
     "inference",
     "is_inference_mode",
     "load",
     "passes",
+    "profile",
     "testing",
 ]
 

@@ -1,18 +1,20 @@
-"""`jitinfer.bisect`: which pass makes a compiled function wrong, as a report."""
+"""`jitinfer.bisect`: which pass, or which kernel, makes a compiled function wrong, as a report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import paddle
 
 from jitinfer.cache import Cache, cache_location
 from jitinfer.compilation import Call
+from jitinfer.engines import engine_for
+from jitinfer.engines.blame import Bisection, Blame, Setup
+from jitinfer.engines.candidates import SUSPECTS
 from jitinfer.engines.configuration import Configuration
 from jitinfer.engines.paddle import PaddleSearch, check_options, thread_count
 from jitinfer.engines.protocol import Request
-from jitinfer.engines.search import Bisection, Blame
 from jitinfer.errors import TraceError
 from jitinfer.frontend.capture import Reference
 from jitinfer.frontend.signature import Signature
@@ -22,20 +24,24 @@ from jitinfer.inference import CompiledFunction
 from jitinfer.options import resolve
 from jitinfer.progress import progress
 
+if TYPE_CHECKING:
+    from jitinfer.engines.graph_search import GraphSearch
+    from jitinfer.options import Options
+
 
 @dataclass(frozen=True)
 class BisectionReport:
     """What came of a bisection.
 
-    `failure`: what is wrong with Paddle's own set-up, "" if nothing; `blamed`: the passes to blame, in the order found;
-    `right`: the configuration that is right, None if no set of passes is; `attempts`: configurations tried.
+    `failure`: what is wrong with the engine's own set-up, "" if nothing; `blamed`: the passes and kernels to blame, in
+    the order found; `right`: the set-up that is right, None if none is; `attempts`: set-ups tried.
     """
 
     name: str
-    start: Configuration
+    start: Setup
     failure: str
     blamed: tuple[Blame, ...]
-    right: Configuration | None
+    right: Setup | None
     attempts: int
 
     def __str__(self) -> str:
@@ -48,16 +54,25 @@ class BisectionReport:
 
 
 def bisect(function: Any, *args: Any, **kwargs: Any) -> BisectionReport:
-    """Find the passes of Paddle Inference that make `function(*args, **kwargs)` wrong or make it crash.
+    """Find the passes, and kernels, that make `function(*args, **kwargs)` wrong or make it crash.
 
-    Starts from Paddle's own list with oneDNN, known defects included, and leaves the function as it is. Every try runs
-    in a child process. `function`: a Layer, a method, a function, compiled or not.
+    `function`: a Layer, a method, a function, compiled or not; it is left as it is. What is compiled for an engine with
+    a graph (`engine="cuda"`, `engine="reference"`) is looked at with its options, in this process. Anything else is run
+    by Paddle Inference, with its own list of passes and oneDNN, known defects included; every try in a child process.
+    `JITINFER_ENGINE` says the engine of what is not compiled.
 
-    Raises TraceError if the function cannot be traced, and whatever the function raises.
+    Raises TraceError if the function cannot be traced, EngineError where the engine's device fails for good, and
+    whatever the function raises.
     """
     target = function.forward if isinstance(function, paddle.nn.Layer) else function
-    target = target.function if isinstance(target, CompiledFunction) else target
-    options = resolve({})
+    options = target.options if isinstance(target, CompiledFunction) else resolve({})
+    request = _request(target.function if isinstance(target, CompiledFunction) else target, options, args, kwargs)
+    with progress(f"jitinfer: bisecting {request.name}"):
+        search = getattr(engine_for(options), "search", None)
+        return _of_paddle(request) if search is None else _of_graph(search(request))
+
+
+def _request(target: Any, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
     check_options(options)
     signature = Signature(target)
     tree, tensors, _ = flatten_arguments(signature.names, signature.bind(args, kwargs))
@@ -72,20 +87,31 @@ def bisect(function: Any, *args: Any, **kwargs: Any) -> BisectionReport:
     found = trace(call.run_symbolically, call.exact_types())
     if found.program.random:
         raise TraceError(f"{signature.name} draws random numbers: its results cannot be compared across processes")
-    request = Request(
+    return Request(
         program=found.program,
         parameters=found.parameters,
         inputs=tensors,
         options=options,
-        cache=Cache(cache_location()),
+        cache=Cache(cache_location(options.save_model_dir)),
         expected=reference.expected,
         under_the_same_randomness=reference.under_the_same_randomness,
         name=signature.name,
+        origins=found.origins,
     )
-    start = Configuration(onednn=True, threads=thread_count(options))
+
+
+def _of_paddle(request: Request) -> BisectionReport:
+    start = Configuration(onednn=True, threads=thread_count(request.options))
     search = PaddleSearch(request, [start])
-    bisection = Bisection(search.failure_of)
-    with progress(f"jitinfer: bisecting {signature.name}"):
-        failure = bisection.ask(start)
-        right = bisection.repair(start, failure) if failure else start
-    return BisectionReport(signature.name, start, failure, tuple(bisection.blamed), right, bisection.attempts)
+    bisection = Bisection(search.failure_of, SUSPECTS)
+    failure = bisection.ask(start)
+    right = bisection.repair(start, failure) if failure else start
+    return BisectionReport(request.name, start, failure, tuple(bisection.blamed), right, bisection.attempts)
+
+
+def _of_graph(search: GraphSearch[Any, Any]) -> BisectionReport:
+    first = search.tried(search.start)
+    last = search.repaired(first)
+    failure = "" if first.problem is None else str(first.problem)
+    right = last.recipe if last.problem is None else None
+    return BisectionReport(search.request.name, search.start, failure, tuple(search.blamed), right, search.attempts)

@@ -10,7 +10,6 @@ import sys
 import time
 import types
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from jitinfer.frontend.tree import Branch, unflatten
 from jitinfer.frontend.weights import Weights
 from jitinfer.progress import progress
 from jitinfer.specialization import Specialization
+from jitinfer.version import library_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -261,7 +261,7 @@ class Compiler:
                     "inputs": [[list(kind.shape), kind.dtype] for kind in call.types],
                     "options": self.options.key(),
                     "paddle": paddle.__version__ + " " + paddle.version.commit,
-                    "jitinfer": _package_digest(),
+                    "jitinfer": library_digest(),
                     "python": platform.python_version(),
                 },
             )
@@ -338,15 +338,6 @@ def _source_digest(module: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@cache
-def _package_digest() -> str:
-    """Content of this library: a trace made by another state of it is never taken up."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call) -> tuple[Any, bool]:
     """Run a program of dynamic shapes for the first time on these, beside the dynamic function.
 
@@ -367,7 +358,8 @@ def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call
     except EngineError as error:
         logger.warning("%s: the program does not hold for %s: %s", compiler.name, _signature_text(call), error)
         return evaluation.result, False
-    arithmetic = "bfloat16" if "bfloat16" in specialization.description else "float32"
+    names = ("bfloat16", "float16", "float32")
+    arithmetic = next((each for each in names if each in specialization.description), "float32")
     tolerance = tolerance_for(specialization.program.rounding, arithmetic)
     found = difference(as_arrays(actual), as_arrays(evaluation.tensors))
     if not found.within(tolerance):

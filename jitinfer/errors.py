@@ -59,6 +59,14 @@ class DeviceError(JitinferError):
     """No usable CUDA device, or the driver refused or failed a call; the message names the step of the plan."""
 
 
+class DeviceMemoryError(DeviceError):
+    """The device, or the driver for it, has not as much memory left as was asked for."""
+
+
+class DeviceLostError(DeviceError):
+    """A fault on the device after which CUDA serves this process no more: nothing but a new process helps."""
+
+
 class VerificationError(JitinferError):
     """A compiled program's results differ from the dynamic function's."""
 

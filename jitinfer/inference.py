@@ -271,6 +271,20 @@ class CompiledFunction:
             instances = list(self._core.alive)
         return [specialization for each in instances for specialization in each.specializations.values()]
 
+    def specialization_of(self, *args: Any, **kwargs: Any) -> tuple[Specialization, list[Any]]:
+        """Calls the function, and returns the specialisation that ran, and the tensors that its program was given.
+
+        Raises what the call raises, or EngineError where others call it at the same time.
+        """
+        before = [(each, each.calls) for each in self.specializations]
+        self(*args, **kwargs)
+        counts = {id(each): calls for each, calls in before}
+        ran = [each for each in self.specializations if each.calls != counts.get(id(each), 0)]
+        if len(ran) != 1:
+            raise EngineError(f"{self._core.name} was called by another thread meanwhile")
+        _, tensors, _ = flatten_arguments(self._signature.names, self._signature.bind(args, kwargs))
+        return ran[0], list(tensors)
+
     def refresh_weights(self) -> None:
         """Take over the present values of all weights now, without waiting for a call to notice."""
         for specialization in self.specializations:

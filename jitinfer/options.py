@@ -187,7 +187,8 @@ class Options:
     fallback: str = option(
         "paddle",
         _one_of("paddle", "error"),
-        "What happens to what cannot be compiled: `paddle` runs it dynamically, `error` raises.",
+        "What happens to what cannot be compiled: `paddle` lets Paddle run it, the function dynamically, or those of "
+        "its operations that the CUDA engine has no kernel for; `error` raises.",
         compiles=False,
     )
     tune: str = option(

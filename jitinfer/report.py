@@ -107,10 +107,11 @@ def _total(graph: GraphSteps) -> str:
 
 
 def _shapes(graph: GraphSteps, history: History) -> str:
-    """For which shapes, where there are several."""
-    if len(history.graphs) == 1:
-        return ""
-    return " for " + ", ".join(str(list(shape)) for shape in graph.shapes)
+    """Of which piece, and for which shapes, where there are several."""
+    piece = f" of {graph.piece}" if graph.piece else ""
+    if len({each.shapes for each in history.graphs}) == 1:
+        return piece
+    return piece + " for " + ", ".join(str(list(shape)) for shape in graph.shapes)
 
 
 def _changes(history: History, named: Sequence[str]) -> Iterator[str]:

@@ -1,20 +1,31 @@
-"""A CUDA driver in host memory, as far as plans without kernels need one: copies and fills, streams and graphs.
+"""A CUDA driver in host memory: copies and fills, streams and graphs. Kernels load, and do nothing when they run.
 
 Work runs when it is queued; between the beginning and the end of a capture it is recorded instead. Every handle that
-was given out and not given back is in `held`.
+was given out and not given back is in `held`. The device has a clock: a copy or a fill takes a microsecond a byte, an
+event inside of a graph takes EVENT microseconds, and everything else takes no time.
 """
 
+import contextlib
 import ctypes
 import enum
+import gc
 import itertools
+import sys
+import types
 
 import numpy
+
+from jitinfer.runtime import device, driver
+
+EVENT = 2.0
 
 
 class Result(enum.IntEnum):
     CUDA_SUCCESS = 0
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_NOT_READY = 600
 
 
 class Attributes:
@@ -26,21 +37,42 @@ class Modes(enum.Enum):
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
 
 
+class Properties(types.SimpleNamespace):
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        setattr(self, name, Properties())
+        return getattr(self, name)
+
+
 OK = Result.CUDA_SUCCESS
 LIMIT = 2**30
+GRANULARITY = 2**12
 
 
 class FakeDriver:
     CUresult = Result
     CUdevice_attribute = Attributes()
     CUstreamCaptureMode = Modes
+    CUmemAllocationType = CUmemLocationType = CUmemAllocationGranularity_flags = CUmemAccess_flags = Attributes()
+    CUpointer_attribute = CUfunction_attribute = CUlaunchAttributeID = Attributes()
+    CUlaunchConfig = CUlaunchAttribute = Properties
+    CUmemAllocationProp = CUmemAccessDesc = Properties
 
     def __init__(self):
         self.held = {}
         self.launches = 0
         self.fail = None
+        self.maps_memory = 1
+        self.mapped = 0
+        self.recorded = []
+        self.waited = []
+        self.now = 0.0
+        self._reached = {}
+        self._events = {}
         self._capture = None
         self._graphs = {}
+        self._ranges = {}
         self._numbers = itertools.count(1000)
         self._contexts = []
 
@@ -60,6 +92,10 @@ class FakeDriver:
             self._capture.append(work)
         return (OK,)
 
+    def _spend(self, nbytes, work, destination, given):
+        self.now += nbytes
+        work(destination, given, nbytes)
+
     def cuGetErrorString(self, code):
         return OK, code.name.lower().encode()
 
@@ -76,7 +112,11 @@ class FakeDriver:
         return OK, b"fake\0\0"
 
     def cuDeviceGetAttribute(self, name, device):
-        values = {"COMPUTE_CAPABILITY_MAJOR": 9, "COMPUTE_CAPABILITY_MINOR": 0}
+        values = {
+            "COMPUTE_CAPABILITY_MAJOR": 9,
+            "COMPUTE_CAPABILITY_MINOR": 0,
+            "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED": self.maps_memory,
+        }
         return OK, values.get(name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 100000)
 
     def cuDeviceTotalMem(self, device):
@@ -117,33 +157,109 @@ class FakeDriver:
 
     cuMemFree = cuMemFreeHost = cuStreamDestroy = cuEventDestroy = cuGraphDestroy = cuGraphExecDestroy = _take
 
+    def cuMemGetAllocationGranularity(self, wanted, kind):
+        return OK, GRANULARITY
+
+    def cuMemAddressReserve(self, size, alignment, address, flags):
+        """Memory that is not touched before it is mapped takes none of the host's."""
+        array = numpy.empty(size + 256, numpy.uint8)
+        base = -(-array.ctypes.data // 256) * 256
+        self._ranges[base] = array
+        return OK, self._give("addresses", base)
+
+    def cuMemAddressFree(self, address, size):
+        del self._ranges[address]
+        return self._take(address)
+
+    def cuMemCreate(self, size, wanted, flags):
+        if size > LIMIT or size % GRANULARITY:
+            return Result.CUDA_ERROR_OUT_OF_MEMORY, None
+        return OK, self._give("physical memory")
+
+    cuMemRelease = _take
+
+    def cuMemMap(self, address, size, offset, handle, flags):
+        ctypes.memset(address, 0xA5, size)
+        self.mapped += size
+        return (OK,)
+
+    def cuMemSetAccess(self, address, size, access, count):
+        return (OK,)
+
+    def cuMemUnmap(self, address, size):
+        self.mapped -= size
+        return (OK,)
+
+    def cuModuleLoadData(self, code):
+        return OK, self._give("module")
+
+    cuModuleUnload = _take
+
+    def cuModuleGetFunction(self, module, name):
+        return OK, name
+
+    def cuFuncSetAttribute(self, function, attribute, value):
+        return (OK,)
+
+    def cuLaunchKernelEx(self, config, function, arguments, extra):
+        return (OK,)
+
+    def cuPointerGetAttribute(self, attribute, address):
+        return OK, 0
+
     def cuStreamCreate(self, flags):
         return OK, self._give("stream")
 
     def cuEventCreate(self, flags):
-        return OK, self._give("event")
+        event = self._give("event")
+        self._events[event] = flags
+        return OK, event
 
     def cuEventRecord(self, event, stream):
+        self.recorded.append((event, stream))
+        self._reached[event] = self.now
         return (OK,)
+
+    def cuEventRecordWithFlags(self, event, stream, flags):
+        assert flags == 1
+        assert self._capture is not None
+
+        def reach():
+            self._reached[event] = self.now
+            self.now += EVENT
+
+        return self._do(reach)
+
+    def cuEventElapsedTime(self, first, second):
+        assert not {self._events[first], self._events[second]} & {2}
+        return OK, (self._reached[second] - self._reached[first]) / 1e3
+
+    def cuEventQuery(self, event):
+        return (Result.CUDA_ERROR_NOT_READY if self.fail == "query" else OK,)
 
     def cuEventSynchronize(self, event):
         return (OK,)
 
     def cuStreamWaitEvent(self, stream, event, flags):
+        self.waited.append((stream, event))
         return (OK,)
 
     def cuStreamSynchronize(self, stream):
-        return (Result.CUDA_ERROR_INVALID_VALUE,) if self.fail == "synchronize" else (OK,)
+        failures = {
+            "synchronize": Result.CUDA_ERROR_INVALID_VALUE,
+            "fault": Result.CUDA_ERROR_ILLEGAL_ADDRESS,  # whatever is asked of it, until the process ends
+        }
+        return (failures.get(self.fail, OK),)
 
     def _move(self, destination, source, nbytes, stream=0):
-        return self._do(lambda: ctypes.memmove(destination, source, nbytes))
+        return self._do(lambda: self._spend(nbytes, ctypes.memmove, destination, source))
 
     cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoDAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
 
     def cuMemsetD8Async(self, destination, value, nbytes, stream=0):
         if self.fail == "fill":
             return (Result.CUDA_ERROR_INVALID_VALUE,)
-        return self._do(lambda: ctypes.memset(destination, value, nbytes))
+        return self._do(lambda: self._spend(nbytes, ctypes.memset, destination, value))
 
     cuMemsetD8 = cuMemsetD8Async
 
@@ -169,3 +285,18 @@ class FakeDriver:
         for work in self._graphs[graph]:
             work()
         return (OK,)
+
+
+@contextlib.contextmanager
+def installed(monkeypatch):
+    """A fake driver in place of the real one, wherever it is used."""
+    fake, real = FakeDriver(), driver.driver
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jitinfer.") and getattr(module, "driver", None) is real:
+            monkeypatch.setattr(module, "driver", lambda: fake)
+    for cached in (device._device, device._primary_context):
+        cached.cache_clear()
+    yield fake
+    gc.collect()
+    for cached in (device._device, device._primary_context):
+        cached.cache_clear()

@@ -3,6 +3,7 @@
 from jitinfer.runtime import (
     Buffer,
     Copy,
+    Cost,
     Fill,
     Gemm,
     Kernel,
@@ -43,7 +44,8 @@ LAUNCH = Launch(
     scratch=Pointer("work", 256),
     programmatic=True,
     label="norm",
-    origin="model.py:41",
+    origin="model.py:41 in /Model_0/Norm_0",
+    cost=Cost(0, 12345, 8192),
 )
 GEMM = Gemm(
     a=Matrix(Pointer("x"), "bfloat16", 64, 32, 32),
@@ -56,6 +58,7 @@ GEMM = Gemm(
     workspace=Pointer("work"),
     workspace_bytes=512,
     label="matmul",
+    cost=Cost(1, 2 * 64 * 16 * 32, 7168),
 )
 PLAN = Plan(
     target=90,

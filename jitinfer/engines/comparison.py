@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jitinfer.frontend.program import Rounding
 
 _BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
-_SIGMAS = 4.0
+SIGMAS = 4.0
 """Rounding errors add up like a random walk; this many standard deviations are let pass."""
 
 
@@ -54,7 +54,7 @@ def tolerance_for(rounding: Rounding, arithmetic: str) -> Tolerance:
     error = math.hypot(
         math.sqrt(max(rounding.depth, 1)) * 2.0**-storage, math.sqrt(max(rounding.accumulations, 1)) * 2.0**-accumulator
     )
-    return Tolerance(_SIGMAS * math.sqrt(2) * error)
+    return Tolerance(SIGMAS * math.sqrt(2) * error)
 
 
 def difference(actual: Sequence[Any], expected: Sequence[Any]) -> Difference:

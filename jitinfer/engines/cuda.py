@@ -1,4 +1,7 @@
-"""The CUDA engine: passes, lowering, and a plan that is replayed as one CUDA graph. Paddle may be the CPU build."""
+"""The CUDA engine: passes, lowering, and a plan that is replayed as one CUDA graph. Paddle may be the CPU build.
+
+What has no kernel goes to Paddle, with its neighbours: such a program runs in pieces (`engines.pieces`).
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,24 @@ import importlib.util
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.engines.comparison import difference, tolerance_for
-from jitinfer.engines.paddle import as_arrays
+from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
+from jitinfer.engines.kernel_check import on_device
+from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, tensor_of
-from jitinfer.errors import EngineError, JitinferError, VerificationError
-from jitinfer.lowering.arrangement import arranged
+from jitinfer.errors import EngineError, JitinferError, UnsupportedOpError
 from jitinfer.runtime import Device, device_problem, model_file
-from jitinfer.runtime.model import Session
+from jitinfer.runtime.model import Session, Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from jitinfer.engines.protocol import Request
     from jitinfer.engines.stages import History
-    from jitinfer.runtime.model import Model
+    from jitinfer.graph import Graph
 
 logger = logging.getLogger("jitinfer.engines")
 
@@ -30,75 +34,133 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class CudaExecutable:
-    """One session for each combination of the inputs' shapes, made when it is first met."""
+    """One session for each combination of the inputs' shapes, or several in pieces, made when it is first met.
 
-    def __init__(self, request: Request) -> None:
+    Those that read the same weights share them.
+    """
+
+    def __init__(self, request: Request, recipe: CudaRecipe) -> None:
         self._request = request
+        self._recipe = recipe
         self._device = Device.of(0)
-        self._stages = Stages(request, lambda names: arranged(names, request.options.precision_mode))
+        self._stages = Stages(request, arrangement(request.options), recipe.dropped)
         self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
-        self._sessions: dict[Shapes, Session] = {}
+        self._shared: dict[tuple[int, ...], Shared] = {}
+        """By the weights that a session is given."""
+        self._sessions: dict[Shapes, Session | Composition] = {}
         self._lock = threading.Lock()
 
     @property
     def description(self) -> str:
-        steps = ", ".join(str(len(session.model.plan.steps)) for session in self._sessions.values())
-        return f"CUDA, {self._request.options.precision_mode}, {self._device.name}, {steps or 'no'} steps"
+        sessions = list(self._sessions.values())
+        steps = ", ".join(map(_steps, sessions)) or "no"
+        where = f"CUDA, {self._recipe.arithmetic}, {self._device.name}, {steps} steps"
+        return where + (", some pieces by Paddle" if any(isinstance(each, Composition) for each in sessions) else "")
 
     @property
     def history(self) -> History:
         return self._stages.history
 
     def run(self, tensors: Sequence[Any]) -> list[Any]:
-        try:
-            session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
-            return [tensor_of(array) for array in session.run([array_of(tensor) for tensor in tensors])]
-        except EngineError:
-            raise
-        except JitinferError as error:
-            raise EngineError(f"{self._request.name}: {error}") from error
+        with self._as_engine_errors():
+            results = self._session(_shapes(tensors)).run([array_of(tensor) for tensor in tensors])
+        return [tensor_of(array) for array in results]
+
+    def prepare(self, tensors: Sequence[Any]) -> None:
+        """Makes what runs for these tensors' shapes, without running it. Raises EngineError."""
+        with self._as_engine_errors():
+            self._session(_shapes(tensors))
+
+    def session_of(self, tensors: Sequence[Any]) -> Session:
+        """What runs for tensors of these shapes. Raises EngineError, also where that is more than one session."""
+        with self._as_engine_errors():
+            return self._whole(self._session(_shapes(tensors)))
 
     def save(self, path: str) -> None:
-        """Raises EngineError where several combinations of shapes were met, or JitinferError as `model_file.save`."""
+        """Raises EngineError where several combinations of shapes were met, or a part of the program is Paddle's, or
+        JitinferError as `model_file.save`.
+        """
         with self._lock:
             if len(self._sessions) != 1:
                 raise EngineError(
                     f"{self._request.name} has {len(self._sessions)} programs for as many shapes, not one"
                 )
             (session,) = self._sessions.values()
-            model_file.save(session.model, path, self._weights)
+            model_file.save(self._whole(session).model, path, self._weights)
 
     def refresh(self, parameters: Sequence[Any]) -> None:
         with self._lock:
             self._weights = [array_of(tensor) for tensor in self._stages.weights(parameters)]
+            for parameters, shared in self._shared.items():
+                shared.refresh([self._weights[position] for position in parameters])
             for session in self._sessions.values():
-                session.refresh(self._weights)
+                if isinstance(session, Composition):
+                    session.refresh(self._weights)
 
-    def _session(self, shapes: Shapes) -> Session:
+    def _whole(self, session: Session | Composition) -> Session:
+        if isinstance(session, Composition):
+            raise EngineError(f"{self._request.name} is no program of the device's alone: {session.division}")
+        return session
+
+    @contextmanager
+    def _as_engine_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineError:
+            raise
+        except JitinferError as error:
+            raise EngineError(f"{self._request.name}: {error}") from error
+
+    def _session(self, shapes: Shapes) -> Session | Composition:
         with self._lock:
             if shapes not in self._sessions:
-                started = time.perf_counter()
-                model = self._model(shapes)
-                lowered = time.perf_counter()
-                self._sessions[shapes] = Session(model, self._weights, self._device)
-                logger.info(
-                    "%s: a plan of %d steps in %.2f s, loaded in %.2f s",
-                    self._request.name,
-                    len(model.plan.steps),
-                    lowered - started,
-                    time.perf_counter() - lowered,
-                )
+                graph = self._stages.graph(shapes)
+                try:
+                    self._sessions[shapes] = self._loaded(graph, tuple(range(len(self._weights))))
+                except UnsupportedOpError as error:
+                    if self._request.options.fallback == "error":
+                        raise
+                    self._sessions[shapes] = self._composition(shapes, graph, error)
             return self._sessions[shapes]
 
-    def _model(self, shapes: Shapes) -> Model:
+    def _loaded(self, graph: Graph, parameters: tuple[int, ...]) -> Session:
+        """A graph after its passes, ready to run; parameters: which of the program's are its weights."""
         from jitinfer.lowering.models import model_of  # Triton takes its time to import
 
         request = self._request
-        return model_of(self._stages.graph(shapes), self._device, request.cache, request.options.tune)
+        started = time.perf_counter()
+        model = model_of(graph, self._device, request.cache, request.options.tune, self._recipe.excluded)
+        lowered = time.perf_counter()
+        shared = self._shared.get(parameters) or Shared(self._device)
+        weights = [self._weights[position] for position in parameters]
+        session = Session(model, weights, self._device, shared=self._shared.setdefault(parameters, shared))
+        logger.info(
+            "%s: a plan of %d steps in %.2f s, loaded in %.2f s",
+            request.name,
+            len(model.plan.steps),
+            lowered - started,
+            time.perf_counter() - lowered,
+        )
+        return session
+
+    def _composition(self, shapes: Shapes, graph: Graph, error: UnsupportedOpError) -> Composition:
+        from jitinfer.kernels.target import Target
+        from jitinfer.lowering.work import unsupported
+
+        target = Target.of(self._device)
+        lacking = unsupported(graph, target)
+        if not lacking:
+            raise error
+        division = divide(self._stages, shapes, lacking, lambda part: unsupported(part, target))
+        request = self._request
+        if str(division) not in request.notes:
+            request.notes.append(str(division))
+            logger.warning("%s: %s (fallback='error' forbids that)", request.name, division)
+        return Composition(division, self._weights, self._loaded, request.name, request.options)
 
 
 class CudaEngine:
-    """Refuses what has no kernel: random operators, control flow, and all others that only Paddle knows."""
+    """Refuses programs in which most of the work, with what is next to it, has no kernel."""
 
     name = "cuda"
 
@@ -108,17 +170,32 @@ class CudaEngine:
                 return f'{package} is not installed; pip install "jitinfer[cuda]"'
         return device_problem() or ""
 
+    def search(self, request: Request) -> CudaSearch[CudaExecutable]:
+        device = Device.of(0)
+        return CudaSearch(request, device, _prepared, on_device(device))
+
     def compile(self, request: Request) -> CudaExecutable:
-        executable = CudaExecutable(request)
-        results = executable.run(request.inputs)  # also without verification: what has no kernel is found now
-        if request.expected is not None:
-            found = difference(as_arrays(results), as_arrays(request.expected()))
-            tolerance = tolerance_for(request.program.rounding, request.options.precision_mode)
-            if not found.within(tolerance):
-                raise VerificationError(
-                    f"{request.name}: {executable.description} is wrong: {found.what}; rounding explains {tolerance}"
-                )
-        return executable
+        search = self.search(request)
+        if request.expected is None:
+            return search.load(search.start)
+        return search.find()[0]
+
+
+def _prepared(request: Request, recipe: CudaRecipe) -> CudaExecutable:
+    """Ready for the request's inputs: what has no kernel is found now."""
+    executable = CudaExecutable(request, recipe)
+    executable.prepare(request.inputs)
+    return executable
+
+
+def _shapes(tensors: Sequence[Any]) -> Shapes:
+    return tuple(tuple(tensor.shape) for tensor in tensors)
+
+
+def _steps(session: Session | Composition) -> str:
+    if isinstance(session, Session):
+        return str(len(session.model.plan.steps))
+    return " + ".join(_steps(runner) for runner in session.runners if isinstance(runner, Session))
 
 
 def _installed(module: str) -> bool:

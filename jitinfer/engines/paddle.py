@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import platform
 import sys
@@ -19,6 +20,7 @@ import paddle
 import paddle.inference
 from paddle.base import core
 
+from jitinfer.engines.candidates import CandidateSearch
 from jitinfer.engines.comparison import difference, tolerance_for
 from jitinfer.engines.configuration import (
     FRAMEWORK_PASSES,
@@ -28,7 +30,6 @@ from jitinfer.engines.configuration import (
     cpu_configurations,
     deleted_passes,
 )
-from jitinfer.engines.search import Search, Verdict
 from jitinfer.engines.trial import trial_process
 from jitinfer.errors import EngineError, OptionError, VerificationError, user_location
 from jitinfer.frontend.program import parameter_name
@@ -38,7 +39,7 @@ from jitinfer.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from jitinfer.engines.protocol import Request
+    from jitinfer.engines.protocol import Executable, Request
     from jitinfer.engines.trial import Outcome
     from jitinfer.options import Options
 
@@ -64,7 +65,8 @@ def memory_file(name: str) -> Iterator[tuple[int, str]]:
 
 def write_parameters(path: str, parameters: Sequence[Any]) -> None:
     """The parameters in the form that a predictor loads, under the program's canonical names."""
-    tensors = [contiguous(parameter).value().get_tensor() for parameter in parameters]
+    held = [contiguous(parameter) for parameter in parameters]  # what get_tensor() gives does not keep it alive
+    tensors = [each.value().get_tensor() for each in held]
     names = [parameter_name(position) for position in range(len(tensors))]
     core.save_combine_func(tensors, names, path, True, False, False)
 
@@ -82,7 +84,12 @@ def program_files(text: bytes, parameters: Sequence[Any]) -> Iterator[tuple[str,
 
 
 def contiguous(tensor: Any) -> Any:
-    """Predictors and files take a tensor's memory as it lies: a strided view has to be copied first."""
+    """Predictors and files take a tensor's memory as it lies: a strided view has to be copied first.
+
+    One that has no memory yet, such as the state of a recurrent network's dropout, is given zeros.
+    """
+    if not tensor._is_initialized():
+        return paddle.zeros(tensor.shape, tensor.dtype)
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
@@ -253,29 +260,33 @@ class PaddleEngine:
         )
         executable = PaddleExecutable(request.program.text, request.parameters, configuration, request.name)
         if request.expected is not None:
-            check_in_process(executable, request)
+            check_in_process(executable, request, configuration.arithmetic)
         return executable
 
 
-def check_in_process(executable: PaddleExecutable, request: Request) -> float:
-    """The error of one evaluation; raises VerificationError if it is more than rounding explains."""
+def compared(executable: Executable, request: Request, arithmetic: str) -> tuple[float, str]:
+    """The error of one evaluation in `arithmetic`, and what is wrong with it, "" if nothing. Raises EngineError."""
     assert request.expected is not None
     expected = as_arrays(request.expected())
     before = [tensor.numpy() for tensor in request.inputs]
     actual = as_arrays(request.under_the_same_randomness(lambda: executable.run(request.inputs)))
     for tensor, old in zip(request.inputs, before, strict=True):
         if not numpy.array_equal(tensor.numpy(), old, equal_nan=old.dtype.kind in "fc"):
-            raise VerificationError(f"{request.name}: {executable.description} writes to its inputs")
-    tolerance = tolerance_for(request.program.rounding, executable.configuration.arithmetic)
+            return math.inf, "it writes to its inputs"
+    tolerance = tolerance_for(request.program.rounding, arithmetic)
     found = difference(actual, expected)
-    if not found.within(tolerance):
-        raise VerificationError(
-            f"{request.name}: {executable.description} is wrong: {found.what}; rounding explains {tolerance}"
-        )
-    return found.error
+    return found.error, "" if found.within(tolerance) else f"{found.what}; rounding explains {tolerance}"
 
 
-class PaddleSearch(Search["PaddleExecutable"]):
+def check_in_process(executable: Executable, request: Request, arithmetic: str) -> float:
+    """As `compared`, the error alone; raises VerificationError if something is wrong."""
+    error, failure = compared(executable, request, arithmetic)
+    if failure:
+        raise VerificationError(f"{request.name}: {executable.description} is wrong: {failure}")
+    return error
+
+
+class PaddleSearch(CandidateSearch["PaddleExecutable"]):
     """The search over configurations with predictors: first tries in a child process, the last one here."""
 
     def __init__(self, request: Request, candidates: list[Configuration]) -> None:
@@ -297,12 +308,10 @@ class PaddleSearch(Search["PaddleExecutable"]):
         executable = PaddleExecutable(
             self.request.program.text, self.request.parameters, configuration, self.request.name
         )
-        return executable, check_in_process(executable, self.request)
+        return executable, check_in_process(executable, self.request, configuration.arithmetic)
 
-    def load(self, verdict: Verdict) -> PaddleExecutable:
-        return PaddleExecutable(
-            self.request.program.text, self.request.parameters, verdict.configuration, self.request.name
-        )
+    def load(self, configuration: Configuration) -> PaddleExecutable:
+        return PaddleExecutable(self.request.program.text, self.request.parameters, configuration, self.request.name)
 
 
 @cache

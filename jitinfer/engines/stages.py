@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import paddle
 
 from jitinfer.cache import Key
 from jitinfer.engines.configuration import program_passes
 from jitinfer.engines.trial import trial_process
+from jitinfer.frontend.cutting import Operations
 from jitinfer.frontend.importing import import_program
 from jitinfer.frontend.program_passes import Rewritten
 from jitinfer.graph.node import NOWHERE
@@ -20,14 +21,17 @@ from jitinfer.passes import chosen, run_passes
 from jitinfer.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from jitinfer.engines.protocol import Request
     from jitinfer.graph import Graph
+    from jitinfer.options import Options
     from jitinfer.passes import Report
 
 Shapes = tuple[tuple[int, ...], ...]
 """Those of a call's tensors."""
+
+Arrangement: TypeAlias = "Callable[[list[str]], list[str]]"
 
 logger = logging.getLogger("jitinfer.engines")
 
@@ -44,17 +48,21 @@ class ProgramStep:
 
 @dataclass(frozen=True)
 class GraphSteps:
-    """What the graph passes did for the tensors' `shapes`, and the graphs as imported and after them."""
+    """What the graph passes did for the tensors' `shapes`, and the graphs as imported and after them.
+
+    piece: which part of the program it is, in words; "" for all of it.
+    """
 
     shapes: Shapes
     imported: Graph
     graph: Graph
     report: Report
+    piece: str = ""
 
 
 @dataclass(frozen=True)
 class History:
-    """What the passes of both stages did; those on graphs for each combination of shapes that was met."""
+    """What the passes of both stages did; those on graphs for each combination of shapes, and each piece."""
 
     program: tuple[ProgramStep, ...]
     graphs: tuple[GraphSteps, ...]
@@ -66,10 +74,11 @@ class Stages:
     Raises EngineError, naming the pass, where one of Paddle's passes throws or crashes.
     """
 
-    def __init__(self, request: Request, arrange: Callable[[list[str]], list[str]] = list) -> None:
-        """arrange: what an engine makes of the list of graph passes that the options give."""
-        options = request.options
-        rewritten, self._program_steps = _rewritten(request)
+    def __init__(self, request: Request, arrange: Arrangement = list, without: Collection[str] = ()) -> None:
+        """arrange: what an engine makes of the list of graph passes that the options give; without: passes of either
+        stage that do not run."""
+        of_program, of_graph = passes_of(request.options, arrange)
+        rewritten, self._program_steps = _rewritten(request, [name for name in of_program if name not in without])
         given = request.program.parameters
         self._parameters = rewritten.parameters
         self._program = dataclasses.replace(
@@ -83,9 +92,9 @@ class Stages:
         else:
             origins = dict(enumerate(request.origins))
             self._origins = tuple(NOWHERE if at is None else origins.get(at, NOWHERE) for at in rewritten.operations)
-        names = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
-        self._passes = arrange(names)
+        self._passes = [name for name in of_graph if name not in without]
         self._graphs: dict[Shapes, GraphSteps] = {}
+        self._parts: dict[Shapes, tuple[GraphSteps, ...]] = {}
         self._lock = threading.Lock()
 
     def weights(self, parameters: Sequence[Any]) -> list[Any]:
@@ -93,23 +102,42 @@ class Stages:
         return [parameters[position] for position in self._parameters]
 
     def graph(self, shapes: Shapes) -> Graph:
-        """Raises GraphError and PassError."""
+        """That of the whole program. Raises GraphError and PassError."""
         with self._lock:
             if shapes not in self._graphs:
-                imported = import_program(self._program, shapes, self._origins)
-                graph, report = run_passes(imported, self._passes)
-                self._graphs[shapes] = GraphSteps(shapes, imported, graph, report)
+                self._graphs[shapes] = self.run(import_program(self._program, shapes, self._origins), shapes)
             return self._graphs[shapes].graph
+
+    def operations(self, shapes: Shapes) -> Operations:
+        """The program taken apart. Raises GraphError."""
+        return Operations(self._program, shapes, self._origins)
+
+    def run(self, imported: Graph, shapes: Shapes, piece: str = "") -> GraphSteps:
+        """The graph passes on a part of the program. Raises PassError."""
+        graph, report = run_passes(imported, self._passes)
+        return GraphSteps(shapes, imported, graph, report, piece)
+
+    def record(self, shapes: Shapes, steps: Sequence[GraphSteps]) -> None:
+        """That the program runs in these parts, and not as one graph."""
+        with self._lock:
+            self._parts[shapes] = tuple(steps)
 
     @property
     def history(self) -> History:
         with self._lock:
-            return History(self._program_steps, tuple(self._graphs.values()))
+            graphs = [self._parts.get(shapes, (whole,)) for shapes, whole in self._graphs.items()]
+            return History(self._program_steps, tuple(steps for parts in graphs for steps in parts))
 
 
-def _rewritten(request: Request) -> tuple[Rewritten, tuple[ProgramStep, ...]]:
-    """The program after those of Paddle's passes that the options name, from the cache if it has them."""
-    program, names = request.program, program_passes(request.options)
+def passes_of(options: Options, arrange: Arrangement = list) -> tuple[list[str], list[str]]:
+    """The passes of both stages that the options ask for, in order: Paddle's on the program, and those on the graph."""
+    names = chosen(options.passes, options.delete_pass_lists) if options.switch_ir_optim else []
+    return list(program_passes(options)), arrange(names)
+
+
+def _rewritten(request: Request, names: Sequence[str]) -> tuple[Rewritten, tuple[ProgramStep, ...]]:
+    """The program after these of Paddle's passes, from the cache if it has them."""
+    program = request.program
     nothing = Rewritten.nothing(program.text, len(program.parameters), program.operations + len(program.parameters))
     if not names:
         return nothing, ()

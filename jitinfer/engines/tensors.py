@@ -8,11 +8,16 @@ import ml_dtypes
 import numpy
 import paddle
 
-from jitinfer.graph.types import NARROW, dtype_name
+from jitinfer.graph.types import NARROW, dtype_name, numpy_dtype
 
 
 def array_of(tensor: Any) -> Any:
-    """A NumPy array of the tensor's own dtype, not to be written to: it shares the tensor's memory where it can."""
+    """A NumPy array of the tensor's own dtype, not to be written to: it shares the tensor's memory where it can.
+
+    One of zeros for a tensor that has no memory yet.
+    """
+    if not tensor._is_initialized():
+        return numpy.zeros(tensor.shape, numpy_dtype(str(tensor.dtype).rpartition(".")[2]))
     if tensor.dtype == paddle.bfloat16:  # which NumPy's reader of DLPack does not know
         return tensor.numpy().view(ml_dtypes.bfloat16)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -50,17 +51,31 @@ def import_program(
     Raises GraphError for inputs with dims that nobody knows, and for values that are no tensors, such as arrays of
     tensors.
     """
+    importer, _ = imported(program, shapes, origins)
+    return importer.builder.build(*(importer.fetched[f"out_{i}"] for i in range(program.outputs)))
+
+
+def imported(
+    program: Program, shapes: Sequence[Sequence[int]] | None = None, origins: Sequence[Origin] = ()
+) -> tuple[Importer, Any]:
+    """As `import_program`: what has imported the program, and the program's JSON.
+
+    Each entry of the program's block has its origin there, with the number of its operation in that block; those
+    inside of an operation have that operation's.
+    """
     document = json.loads(program.text)
     block = document["program"]["regions"][0]["blocks"][0]
-    for entry, origin in zip(entries(block), origins, strict=False):
-        entry["origin"] = origin
+    given = iter(origins)
+    for number, operation in enumerate(block["ops"]):
+        for entry in entries({"ops": [operation]}):
+            entry["origin"] = dataclasses.replace(next(given, NOWHERE), operation=number)
     importer = Importer(Builder(), {each["%"] for entry in entries(block) for each in entry.get("I", ())})
     shapes = [kind.shape for kind in program.inputs] if shapes is None else [tuple(each) for each in shapes]
     for position, (shape, kind) in enumerate(zip(shapes, program.inputs, strict=True)):
         name = f"in_{position}"
         importer.given[name] = importer.builder.input(name, shape, kind.dtype)
     importer.run(block)
-    return importer.builder.build(*(importer.fetched[f"out_{i}"] for i in range(program.outputs)))
+    return importer, document
 
 
 class Importer:

@@ -16,6 +16,7 @@ from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
 from jitinfer.frontend.origins import LayerPaths, origins_of
 from jitinfer.frontend.program import Program, parameter_name
+from jitinfer.frontend.randomness import is_random
 from jitinfer.frontend.rounding import rounding_of
 from jitinfer.frontend.serialising import all_ops, serialise
 from jitinfer.frontend.translator import current_sources_only, distinct_names, quiet_translator, refresh_translations
@@ -29,44 +30,6 @@ if TYPE_CHECKING:
 
 LONGEST = 600.0
 """Seconds that a trace may take; one that takes longer is taken not to end at all."""
-
-_RANDOM = frozenset(
-    {
-        "bernoulli",
-        "binomial",
-        "dirichlet",
-        "exponential",
-        "gaussian",
-        "multinomial",
-        "normal",
-        "poisson",
-        "randint",
-        "randperm",
-        "rrelu",
-        "standard_gamma",
-        "truncated_gaussian_random",
-        "uniform",
-        "uniform_inplace",
-        "uniform_random_batch_size_like",
-        "top_p_sampling",
-        "class_center_sample",
-        "gumbel_softmax",
-        "fused_multi_transformer",
-        "gaussian_inplace",
-    }
-)
-_RANDOM_UNLESS_TEST = frozenset(
-    {
-        "dropout",
-        "dropout_nd",
-        "flash_attn",
-        "flash_attn_qkvpacked",
-        "flash_attn_unpadded",
-        "fused_bias_dropout_residual_layer_norm",
-        "fused_dropout_add",
-        "memory_efficient_attention",
-    }
-)
 
 
 class UntraceableError(TraceError):
@@ -213,17 +176,6 @@ _VIEWS = frozenset(
 )
 
 
-def _is_random(op: Any) -> bool:
-    name = op.name().partition(".")[2].rstrip("_")
-    if name in _RANDOM:
-        return True
-    if name not in _RANDOM_UNLESS_TEST:
-        return False
-    attributes = op.attrs()
-    shares = [attributes[each] for each in ("dropout", "dropout_p", "dropout_rate") if each in attributes]
-    return not attributes.get("is_test", False) and shares != [0.0]
-
-
 def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: bool) -> Trace:
     outputs = (
         list(concrete.outputs[0])
@@ -256,13 +208,14 @@ def _assemble(concrete: Any, result: Tree, inputs: Sequence[TensorType], prune: 
     for op in ops:
         if op.name() == "builtin.parameter":
             op.set_str_attr("parameter_name", renames[op.attrs()["parameter_name"]])
+            op.result(0).persistable = True  # predictors read no others, such as buffers that are not saved
     text, layers = serialise(program)
     static = Program(
         text=text,
         inputs=tuple(inputs),
         parameters=tuple(type_of(tensor) for tensor in parameters),
         outputs=len(outputs),
-        random=any(_is_random(op) for op in ops),
+        random=any(is_random(op.name(), op.attrs) for op in ops),
         rounding=rounding_of(program),
         operations=len(ops) - len(parameters),
     )

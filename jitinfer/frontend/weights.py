@@ -34,11 +34,11 @@ class _Weight:
 
     def __init__(self, tensor: Any, generator: numpy.random.Generator) -> None:
         self.tensor = tensor
-        self.address = tensor.data_ptr() if tensor._is_initialized() else 0
+        self.address = _address(tensor)
         self.version = tensor.inplace_version
         self._alias = tensor.detach()  # keeps the memory alive, so that the address cannot be given to another tensor
         self._words: Any = None
-        if tensor.place.is_cpu_place() and tensor.is_contiguous() and tensor.size:
+        if self.address and tensor.place.is_cpu_place() and tensor.is_contiguous() and tensor.size:
             size = tensor.size * tensor.element_size()
             raw = numpy.frombuffer((ctypes.c_ubyte * size).from_address(self.address), dtype=numpy.uint8)
             whole = size <= _WHOLE
@@ -51,7 +51,7 @@ class _Weight:
 
     def changed(self) -> bool:
         tensor = self.tensor
-        if tensor.data_ptr() != self.address or tensor.inplace_version != self.version:
+        if _address(tensor) != self.address or tensor.inplace_version != self.version:
             return True
         return self._words is not None and self._words.take(self._places).tobytes() != self._remembered
 
@@ -64,6 +64,11 @@ class _Weight:
 
     def is_zero(self) -> bool:
         return self._words is not None and self.tensor.ndim > 1 and not self._words.any()
+
+
+def _address(tensor: Any) -> int:
+    """0 for a tensor that has no memory yet."""
+    return int(tensor.data_ptr()) if tensor._is_initialized() else 0
 
 
 class Weights:

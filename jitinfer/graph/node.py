@@ -21,13 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where in the user's model a node comes from: `place` as "file:line", `layer` as "/DiT/Block/Linear"."""
+    """Where in the user's model a node comes from: `place` as "file:line", `layer` as "/DiT/Block/Linear".
+
+    `operation`: the number of the operation in the traced program; None where that is not known. It is no part of what
+    origins are compared by, and not written down.
+    """
 
     place: str = ""
     layer: str = ""
+    operation: int | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return " in ".join(part for part in (self.place, self.layer) if part)
+
+    @staticmethod
+    def parse(text: str) -> Origin:
+        """The inverse of `str`: what ends in a colon and digits is a place, what begins with a slash a layer."""
+        if text.rpartition(":")[2].isdigit() or not text:
+            return Origin(text)
+        place, _, layer = text.rpartition(" in /")
+        return Origin(place, f"/{layer}") if place else Origin("", text)
 
 
 NOWHERE = Origin()

@@ -14,6 +14,7 @@ import numpy
 from jitinfer.errors import GraphError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import Constant, Node, Value
+from jitinfer.graph.op import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,13 @@ def node_text(node: Node) -> str:
     plain = {key: value for key, value in node.attributes.items() if not isinstance(value, Graph)}
     writer = _Writer(name=lambda value: written(value.name), digits=12, origins=False)
     return writer.node(dataclasses.replace(node, attributes=plain), "")[0]
+
+
+def call_text(node: Node) -> str:
+    """What a node computes, of what, and where in the model: "conv2d(float32[1, 3, 8, 8]) at model.py:41"."""
+    name = node.operator if node.op.kind is Kind.OPAQUE else node.op.name
+    types = ", ".join("none" if kind is None else str(kind) for kind in node.input_types())
+    return f"{name}({types}) at {str(node.origin) or 'an unknown place'}"
 
 
 def written(name: str) -> str:

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from jitinfer.graph.graph import nested_graphs
+from jitinfer.graph.op import Kind
 from jitinfer.kernels.family import WORKSPACE, KernelLaunch, input_name, output_name
 from jitinfer.kernels.triton.specialization import bind, moved, specialize
 from jitinfer.runtime.plan import Buffer, Copy, Fill, Gemm, Matrix, Plan, Pointer, aligned
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from jitinfer.graph.types import TensorType
     from jitinfer.kernels.family import Candidate, CandidateStep
     from jitinfer.kernels.triton.specialization import Specialization
-    from jitinfer.runtime.plan import Kernel, Step
+    from jitinfer.runtime.plan import Cost, Kernel, Step
 
 
 def specializations(candidate: Candidate) -> list[Specialization]:
@@ -36,26 +38,37 @@ def scratch_bytes(candidate: Candidate, kernels: Sequence[Kernel]) -> int:
 
 
 def assemble(
-    node: Node, candidate: Candidate, kernels: Sequence[Kernel], places: Mapping[str, Pointer]
+    node: Node,
+    candidate: Candidate,
+    kernels: Sequence[Kernel],
+    places: Mapping[str, Pointer],
+    cost: Cost | None = None,
 ) -> tuple[Step, ...]:
     """The steps of a plan that compute `node`.
 
     kernels: of the candidate's launches, in order. places: where "input_0", ..., "output_0", ... and "workspace" lie;
     the workspace has the candidate's `workspace_bytes`, and behind them, from the next multiple of 256 on,
-    `scratch_bytes`.
+    `scratch_bytes`. cost: of the node, for the steps to carry.
     """
     remaining = iter(kernels)
     scratch = None
     if scratch_bytes(candidate, kernels):
         scratch = moved(Pointer(WORKSPACE, aligned(candidate.workspace_bytes)), places)
-    label, origin = node.op.name, str(node.origin)
+    label, origin = label_of(node), str(node.origin)
     steps: list[Step] = []
     for step in candidate.steps:
         if isinstance(step, KernelLaunch):
-            steps.append(bind(step, next(remaining), places, scratch, label, origin))
+            steps.append(replace(bind(step, next(remaining), places, scratch, label, origin), cost=cost))
         else:
-            steps.append(replace(_placed(step, places), label=label, origin=origin))
+            steps.append(replace(_placed(step, places), label=label, origin=origin, cost=cost))
     return tuple(steps)
+
+
+def label_of(node: Node) -> str:
+    """What a node's steps are called: its op, with the distinct ones that a group is made of."""
+    inner = [each.op for body in nested_graphs(node) for each in body.nodes]
+    named = dict.fromkeys(op.name for op in inner if op.kind not in (Kind.VIEW, Kind.CREATION))
+    return f"{node.op.name}({', '.join(named)})" if named else node.op.name
 
 
 def plan_of_node(node: Node, candidate: Candidate, kernels: Sequence[Kernel], target: int) -> Plan:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WORKSPACE_BYTES = 32 * 2**20
 """That cuBLASLt may use: what its documentation asks for on sm_90."""
 
-PROPOSALS = 6
+PROPOSALS = 12
 """Algorithms that are offered on a machine that has a device to ask for them."""
 
 _EPILOGUES = {"none": "none", "relu": "relu", "gelu_tanh": "gelu"}
@@ -50,6 +50,7 @@ class CublasLtProduct(Family):
 
     name = "cublaslt"
     ops = ("matmul", "linear", "conv2d")
+    compiled = False
 
     def supports(self, node: Node, target: Target) -> bool:
         return multipliable(contraction_of(node))

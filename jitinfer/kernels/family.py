@@ -12,6 +12,7 @@ from jitinfer.runtime.plan import Copy, Fill, Gemm, Pointer, Scalar, TensorMap
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from jitinfer.cache import JSON
     from jitinfer.graph import Node
     from jitinfer.kernels.target import Target
 
@@ -40,6 +41,14 @@ class Config:
 
     def __getitem__(self, name: str) -> int:
         return dict(self.values)[name]
+
+    def document(self) -> list[JSON]:
+        return [[name, value] for name, value in self.values]
+
+    @staticmethod
+    def restore(document: Any) -> Config:
+        """The inverse of `document`; raises TypeError or ValueError if it is not one."""
+        return Config(tuple((str(name), int(value)) for name, value in document))
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.values)
@@ -95,6 +104,8 @@ class Family(ABC):
 
     name: ClassVar[str]
     ops: ClassVar[tuple[str, ...]]
+    compiled: ClassVar[bool] = True
+    """Whether another configuration means another kernel to compile; a library has them ready."""
 
     @abstractmethod
     def supports(self, node: Node, target: Target) -> bool:

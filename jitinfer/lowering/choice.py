@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from jitinfer.errors import KernelError, UnsupportedOpError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.node import NOWHERE, Value
+from jitinfer.graph.text import call_text
 from jitinfer.graph.types import itemsize
 from jitinfer.kernels.assembly import specializations
 from jitinfer.kernels.family import Candidate, families_for
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jitinfer.kernels.family import Config, Family
     from jitinfer.kernels.target import Target
     from jitinfer.kernels.triton.compilation import Compilation, Compiler
+    from jitinfer.lowering.exclusion import Exclusions
     from jitinfer.runtime.plan import Kernel
 
 
@@ -34,6 +36,11 @@ class Choice:
     candidate: Candidate
     kernels: tuple[Kernel, ...]
     microseconds: float = float("nan")
+
+
+Offer: TypeAlias = tuple["Family", "Config"]
+Work: TypeAlias = list[tuple["Node", Choice]]
+"""Nodes with their kernels."""
 
 
 class Chooser(Protocol):
@@ -78,41 +85,78 @@ def _shifted(view: View | None, value: Value | None) -> View | None:
     return replace(view, offset=view.offset % max(ALIGNMENT // itemsize(value.dtype), 1))
 
 
-def offers(node: Node, target: Target) -> list[tuple[Family, Config]]:
+def offers(node: Node, target: Target, excluded: Exclusions = ()) -> list[Offer]:
     """All that families offer for `node`: the first of each family, then the second of each, and so on.
 
-    Raises UnsupportedOpError where there is none.
+    excluded: what is left out. Raises UnsupportedOpError where there is none.
     """
     by_family = [[(family, config) for config in family.configs(node, target)] for family in families_for(node, target)]
-    if not by_family:
-        types = ", ".join("none" if kind is None else str(kind) for kind in node.input_types())
-        raise UnsupportedOpError(f"{node.op.name}({types}) at {node.origin or 'an unknown place'} has no CUDA kernel")
+    if excluded:
+        form = form_of(node)
+        by_family = [
+            [(f, config) for f, config in each if not any(one.covers(form, f.name, config) for one in excluded)]
+            for each in by_family
+        ]
+    if not any(by_family):
+        raise UnsupportedOpError(f"{call_text(node)} has no CUDA kernel{' left that is right' if by_family else ''}")
     longest = max(map(len, by_family))
     return [configs[i] for i in range(longest) for configs in by_family if i < len(configs)]
 
 
 class FirstThatCompiles:
-    """Takes what the families think is best, without measuring anything."""
+    """Takes what the families think is best, but for what is `excluded`, without measuring anything."""
 
-    def __init__(self, compiler: Compiler) -> None:
+    def __init__(self, compiler: Compiler, excluded: Exclusions = ()) -> None:
         self._compiler = compiler
+        self._excluded = excluded
 
     def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
         """As `Chooser` says."""
         target = self._compiler.target
-        waiting = [(node, iter(offers(node, target))) for node in (*nodes, *once)]
+        waiting = [(node, iter(offers(node, target, self._excluded))) for node in (*nodes, *once)]
         started = [start(node, *next(rest), self._compiler) for node, rest in waiting]
         return [
             first_of(node, self._retried(node, first, rest))
             for (node, rest), first in zip(waiting, started, strict=True)
         ]
 
-    def _retried(
-        self, node: Node, first: StartedOffer, rest: Iterator[tuple[Family, Config]]
-    ) -> Iterator[Choice | KernelError]:
+    def _retried(self, node: Node, first: StartedOffer, rest: Iterator[Offer]) -> Iterator[Choice | KernelError]:
         yield first.result()
         for offer in rest:
             yield start(node, *offer, self._compiler).result()
+
+
+class AsBefore:
+    """Takes the offers `known` for all nodes, in their order; lets `otherwise` choose where they are not to be had."""
+
+    def __init__(self, compiler: Compiler, known: Sequence[Offer], otherwise: Chooser) -> None:
+        self._compiler = compiler
+        self._known = known
+        self._otherwise = otherwise
+
+    def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
+        """As `Chooser` says."""
+        every = (*nodes, *once)
+        if len(every) == len(self._known):
+            started = [start(node, *offer, self._compiler) for node, offer in zip(every, self._known, strict=True)]
+            choices = [result for result in (each.result() for each in started) if isinstance(result, Choice)]
+            if len(choices) == len(every):
+                return choices
+        return self._otherwise.choose(nodes, once)
+
+
+class Noted:
+    """Lets another choose, and notes what: `work`, in the order of the questions."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self._chooser = chooser
+        self.work: Work = []
+
+    def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
+        """As `Chooser` says."""
+        choices = self._chooser.choose(nodes, once)
+        self.work += zip((*nodes, *once), choices, strict=True)
+        return choices
 
 
 def first_of(node: Node, results: Iterable[Choice | KernelError]) -> Choice:

@@ -31,10 +31,10 @@ def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model
     lowered, *prologue = (each.plan([next(choices) for _ in each.nodes]) for each in (outline, *alike.values()))
     assert {buffer.name for buffer in lowered.plan.weights} == {value.name for value in graph.parameters}
     number = {form: i for i, form in enumerate(alike)}
-    stages = [
-        Stage(number[piece.graph.hash], piece.weights, tuple(graph.parameters[i].name for i in piece.parameters))
-        for piece in found.computed
-    ]
+    stages = []
+    for piece in found.computed:
+        form, results = piece.graph.hash, tuple(graph.parameters[i].name for i in piece.parameters)
+        stages.append(Stage(number[form], piece.weights, results, form))
     direct = tuple((weight, graph.parameters[i].name) for weight, i in found.direct)
     types = tuple(value.type for value in graph.weights)
     return Model(lowered.plan, types, direct, tuple(stages), tuple(each.plan for each in prologue)), lowered

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy
 
+from jitinfer.graph.cost import bytes_moved, flops
 from jitinfer.graph.evaluation import evaluate_node
 from jitinfer.graph.node import Constant
 from jitinfer.graph.op import Kind
@@ -14,7 +16,7 @@ from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
 from jitinfer.lowering.placement import Lifetime, place
 from jitinfer.lowering.work import copy_node, kernel_nodes
-from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
+from jitinfer.runtime.plan import Buffer, Cost, Plan, Pointer, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +49,15 @@ def lower(graph: Graph, target: Target, chooser: Chooser) -> Lowered:
     """
     outline = Outline(graph, target)
     return outline.plan(chooser.choose(outline.nodes))
+
+
+def located(plan: Plan, graph: Graph, target: Target) -> Plan:
+    """A plan that an equal graph was lowered to, with the places and layers of this one: those make no difference."""
+    origins = [str(node.origin) for node in Outline(graph, target).nodes]
+    steps = (
+        step if step.cost is None else dataclasses.replace(step, origin=origins[step.cost.node]) for step in plan.steps
+    )
+    return dataclasses.replace(plan, steps=tuple(steps))
 
 
 class Outline:
@@ -82,7 +93,8 @@ class Outline:
             places = _places(node)
             if position in workspaces:
                 places[WORKSPACE] = Pointer(workspaces[position])
-            steps += assemble(node, choice.candidate, choice.kernels, places)
+            cost = Cost(position, flops(node), bytes_moved(node))
+            steps += assemble(node, choice.candidate, choice.kernels, places, cost)
             kernels.update((kernel.digest, kernel) for kernel in choice.kernels)
         plan = Plan(
             target=self._target.compute_capability,

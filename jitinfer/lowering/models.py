@@ -2,45 +2,99 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import triton
 
 from jitinfer.cache import Key
 from jitinfer.errors import PlanError
+from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.lowering.choice import FirstThatCompiles
+from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, Noted
 from jitinfer.lowering.compiled import compile_graph
+from jitinfer.lowering.exclusion import documents
+from jitinfer.lowering.lower import located
 from jitinfer.lowering.tuning import Tuner, sources_digest
 from jitinfer.runtime.model_file import from_parts, to_parts
 from jitinfer.version import __version__
 
 if TYPE_CHECKING:
-    from jitinfer.cache import Cache
+    from collections.abc import Mapping
+
+    from jitinfer.cache import JSON, Cache
     from jitinfer.graph import Graph
-    from jitinfer.lowering.choice import Chooser
+    from jitinfer.lowering.choice import Chooser, Offer, Work
+    from jitinfer.lowering.exclusion import Exclusions
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
 
 FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
 
-FAST_OFFERS = 8
-"""Of one node that `tune="fast"` tries."""
+FAST_OFFERS = 6
+"""Kernels for one node that `tune="fast"` compiles and tries."""
 
 logger = logging.getLogger("jitinfer.lowering")
 
 
-def model_of(graph: Graph, device: Device, store: Cache, tune: str) -> Model:
+def model_of(graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = ()) -> Model:
     """The model of a graph after its passes, for `device`.
 
     tune: "off": as the families of kernels guess; "fast": some offers for each node are timed, within a limit of
-    time; "max": all of them. Raises UnsupportedOpError for a node that no kernel can compute.
+    time; "max": all of them. excluded: kernels that must not be chosen. Raises UnsupportedOpError for a node that no
+    kernel can compute.
     """
+    entry = store.get(_key(graph, device, tune, excluded))
+    if entry is not None:
+        try:
+            model = from_parts(entry.metadata, entry.blobs)
+            return dataclasses.replace(model, plan=located(model.plan, graph, Target.of(device)))
+        except PlanError as error:
+            logger.warning("a model in the cache does not fit and is made anew: %s", error)
+    return _made(graph, device, store, tune, excluded)[0]
+
+
+def kernels_of(graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = ()) -> Work:
+    """The nodes of a graph and of its prologue, each with the kernels that compute it in the graph's model.
+
+    As `model_of` says, which gives that model; where the cache has it not, it is made.
+    """
+    entry = store.get(_key(graph, device, tune, excluded))
+    if entry is None:
+        return _made(graph, device, store, tune, excluded)[1]
     target = Target.of(device)
-    key = Key(
+    with Compiler(target, store) as compiler:
+        known = _offers_in(entry.metadata)
+        noted = Noted(AsBefore(compiler, known, _chooser(compiler, device, store, tune, excluded)))
+        compile_graph(graph, target, noted)
+    return noted.work
+
+
+def _made(graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions) -> tuple[Model, Work]:
+    target = Target.of(device)
+    with Compiler(target, store) as compiler:
+        noted = Noted(_chooser(compiler, device, store, tune, excluded))
+        model, _ = compile_graph(graph, target, noted)
+    metadata, blobs = to_parts(model)
+    offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in noted.work]
+    store.put(_key(graph, device, tune, excluded), blobs, {**metadata, "offers": offers})
+    return model, noted.work
+
+
+def _offers_in(metadata: Mapping[str, Any]) -> list[Offer]:
+    """What was chosen when a model was made; nothing where families have changed since."""
+    try:
+        return [(families()[family], Config.restore(config)) for family, config in metadata["offers"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions) -> Key:
+    target = Target.of(device)
+    return Key(
         "model",
         {
             "graph": graph.hash,
@@ -49,27 +103,18 @@ def model_of(graph: Graph, device: Device, store: Cache, tune: str) -> Model:
             "capability": target.compute_capability,
             "sm_count": target.sm_count,
             "tune": tune,
+            "excluded": documents(excluded),
+            "families": sorted(families()),
             "triton": triton.__version__,
             "jitinfer": __version__,
             "sources": sources_digest(),
         },
     )
-    entry = store.get(key)
-    if entry is not None:
-        try:
-            return from_parts(entry.metadata, entry.blobs)
-        except PlanError as error:
-            logger.warning("a model in the cache does not fit and is made anew: %s", error)
-    with Compiler(target, store) as compiler:
-        model, _ = compile_graph(graph, target, _chooser(compiler, device, store, tune))
-    metadata, blobs = to_parts(model)
-    store.put(key, blobs, metadata)
-    return model
 
 
-def _chooser(compiler: Compiler, device: Device, store: Cache, tune: str) -> Chooser:
+def _chooser(compiler: Compiler, device: Device, store: Cache, tune: str, excluded: Exclusions) -> Chooser:
     if tune == "off":
-        return FirstThatCompiles(compiler)
+        return FirstThatCompiles(compiler, excluded)
     if tune == "fast":
-        return Tuner(compiler, device, store, seconds=FAST_SECONDS, most=FAST_OFFERS)
-    return Tuner(compiler, device, store)
+        return Tuner(compiler, device, store, seconds=FAST_SECONDS, most=FAST_OFFERS, excluded=excluded)
+    return Tuner(compiler, device, store, excluded=excluded)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy
-
-from jitinfer.graph.types import FLOATING, TensorType, numpy_dtype
 from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
 from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
+from jitinfer.runtime.samples import sample
 from jitinfer.runtime.weights import Weights
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from jitinfer.runtime.plan import Step
 
 MOST_COPIES = 32
-_PATTERN = 1 << 20  # elements of random data, repeated over larger tensors
 
 
 class Rotation:
@@ -37,11 +34,11 @@ class Rotation:
         self.copies = max(2, min(MOST_COPIES, -(-2 * target.l2_bytes // max(nbytes, 1))))
 
     def weights(self, device: Device) -> Weights:
-        """Random operands for all copies: normal where floating, else zeros and ones, which are valid indices."""
+        """Operands for all copies, as `sample` makes them."""
         types = {f"{name}_{copy}": value.type for value, name in self._operands.items() for copy in range(self.copies)}
         weights = Weights.reserved(types, device)
         for value, name in self._operands.items():
-            weights.update(f"{name}_0", _random(value.type))
+            weights.update(f"{name}_0", sample(value.type))
             for copy in range(1, self.copies):
                 weights.update(f"{name}_{copy}", weights[f"{name}_0"])
         return weights
@@ -71,13 +68,3 @@ class Rotation:
             steps += assemble(node, choice.candidate, choice.kernels, places)
         kernels = tuple({kernel.digest: kernel for kernel in choice.kernels}.values())
         return Plan(self._target.compute_capability, end, tuple(buffers), tuple(steps), kernels, (), ())
-
-
-def _random(kind: TensorType) -> numpy.ndarray[Any, Any]:
-    generator = numpy.random.default_rng(0)
-    elements = min(max(kind.size, 1), _PATTERN)
-    if kind.dtype in FLOATING:
-        pattern = generator.standard_normal(elements, "float32").astype(numpy_dtype(kind.dtype))
-    else:
-        pattern = generator.integers(0, 2, elements).astype(numpy_dtype(kind.dtype))
-    return numpy.resize(pattern, kind.shape)

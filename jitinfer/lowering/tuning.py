@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 
-from jitinfer import kernels, lowering, runtime, version
+from jitinfer import graph, kernels, lowering, runtime, version
 from jitinfer.cache import Key
+from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.kernels.family import Config, families
 from jitinfer.lowering.choice import Choice, first_of, form_of, offers, start
+from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.rotation import Rotation
 from jitinfer.progress import progress
 from jitinfer.runtime.timing import microseconds
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from jitinfer.kernels.family import Family
     from jitinfer.kernels.target import Target
     from jitinfer.kernels.triton.compilation import Compiler
-    from jitinfer.lowering.choice import StartedOffer
+    from jitinfer.lowering.choice import Offer, StartedOffer
+    from jitinfer.lowering.exclusion import Exclusions
     from jitinfer.runtime.device import Device
 
 logger = logging.getLogger("jitinfer.lowering")
@@ -43,8 +46,8 @@ class Tuner:
     """A chooser that measures.
 
     seconds: of one `choose` at most, compilation included, but for what every node needs; nodes whose turn does not
-    come, those that matter least, take the first offer that compiles, and are tuned another time. most: offers for a
-    node that are tried at most.
+    come, those that matter least, take the first offer that compiles, and are tuned another time. most: kernels that
+    are compiled for a node to be tried, at most; what libraries offer is always tried. excluded: what is never taken.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Tuner:
         *,
         seconds: float = math.inf,
         most: int | None = None,
+        excluded: Exclusions = (),
     ) -> None:
         self._compiler = compiler
         self._device = device
         self._store = store
         self._seconds = seconds
         self._most = most
+        self._excluded = excluded
         self.measured = 0
         """Offers that were timed, rather than known from the cache."""
 
@@ -71,21 +76,22 @@ class Tuner:
         for node in nodes:
             groups.setdefault(form_of(node), []).append(node)
         winners = self._known(groups)
-        races = [_Race(form, alike, self._compiler) for form, alike in groups.items() if form not in winners]
+        races = [self._race(form, alike) for form, alike in groups.items() if form not in winners]
         races.sort(key=lambda race: -race.estimate)
+        seldom = [self._race(form_of(node), [node]) for node in once]
+        for race in (*races, *seldom):
+            race.begin_first()
         for race in races:
-            race.begin(1)
-        rest = [_Race(form_of(node), [node], self._compiler) for node in once]
-        for race in rest:
-            race.begin(1)
-        for race in races:
-            race.begin(self._most)
+            race.begin_rest(self._most)
         with progress("jitinfer: tuning", sum(len(race.runners) for race in races)) as advance:
             for race in races:
                 winners[race.form] = self._winner(race, deadline, advance)
         chosen = [self._chosen(node, winners[form]) for form, alike in groups.items() for node in alike]
         placed = dict(zip((node for alike in groups.values() for node in alike), chosen, strict=True))
-        return [*(placed[node] for node in nodes), *(race.first() for race in rest)]
+        return [*(placed[node] for node in nodes), *(race.first() for race in seldom)]
+
+    def _race(self, form: str, nodes: Sequence[Node]) -> _Race:
+        return _Race(form, nodes, self._compiler, offers(nodes[0], self._compiler.target, self._excluded))
 
     def _winner(self, race: _Race, deadline: float, advance: Callable[[], None]) -> Winner:
         """The fastest of those that compile until the deadline, or the first one of all."""
@@ -105,12 +111,21 @@ class Tuner:
         rotation = Rotation(node, self._compiler.target)
         weights = rotation.weights(self._device)
         try:
-            timed = []
+            timed: list[Choice] = []
+            failures: list[DeviceError] = []
             for choice in choices:
-                timed.append(self._timed(rotation, choice, weights))
+                try:
+                    timed.append(self._timed(rotation, choice, weights))
+                except DeviceLostError:
+                    raise
+                except DeviceError as error:
+                    logger.info("%s %s does not run: %s", choice.family, choice.config, error)
+                    failures.append(error)
                 advance()
         finally:
             weights.close()
+        if not timed:
+            raise failures[0]
         best = min(timed, key=lambda choice: choice.microseconds)
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
         return best
@@ -127,7 +142,7 @@ class Tuner:
         result = start(node, family, config, self._compiler).result()
         if isinstance(result, Choice):
             return replace(result, microseconds=measured)
-        return _Race("", [node], self._compiler).first()
+        return self._race("", [node]).first()
 
     def _known(self, forms: Iterable[str]) -> dict[str, Winner]:
         """Those of other times."""
@@ -149,6 +164,7 @@ class Tuner:
                 "sources": sources_digest(),
                 "families": sorted(families()),
                 "most": self._most,
+                "excluded": documents([each for each in self._excluded if each.form == form]),
             },
         )
 
@@ -156,19 +172,29 @@ class Tuner:
 class _Race:
     """The offers for nodes of one form, the most promising first, as far as they were begun."""
 
-    def __init__(self, form: str, nodes: Sequence[Node], compiler: Compiler) -> None:
+    def __init__(self, form: str, nodes: Sequence[Node], compiler: Compiler, offers: Sequence[Offer]) -> None:
         self.form = form
         self.node = nodes[0]
         self.runners: list[StartedOffer] = []
         self._compiler = compiler
-        self._offers = offers(self.node, compiler.target)
+        self._offers = offers
         self.estimate = len(nodes) * _seconds(self.node, compiler.target)
         """Of one run of all the nodes."""
 
-    def begin(self, most: int | None) -> None:
-        """So many offers, None for all."""
-        for offer in self._offers[len(self.runners) : most]:
-            self.runners.append(start(self.node, *offer, self._compiler))
+    def begin_first(self) -> None:
+        """The most promising one, which is needed in any case."""
+        self._start(self._offers[0])
+
+    def begin_rest(self, most: int | None) -> None:
+        """The others, until `most` have been begun that are to be compiled; None: all of them."""
+        compiled = int(self._offers[0][0].compiled)
+        for offer in self._offers[1:]:
+            compiled += offer[0].compiled
+            if most is None or compiled <= most or not offer[0].compiled:
+                self._start(offer)
+
+    def _start(self, offer: Offer) -> None:
+        self.runners.append(start(self.node, *offer, self._compiler))
 
     def results(self, deadline: float) -> Iterator[Choice | KernelError]:
         """Those of the runners, without what has not begun by the deadline."""
@@ -203,14 +229,14 @@ def _seconds(node: Node, target: Target) -> float:
 
 def _document(choice: Choice) -> dict[str, JSON]:
     measured = choice.microseconds if math.isfinite(choice.microseconds) else None
-    return {"config": [[name, value] for name, value in choice.config.values], "microseconds": measured}
+    return {"config": choice.config.document(), "microseconds": measured}
 
 
 def _restored(metadata: Mapping[str, Any]) -> Winner | None:
     """What an entry names; None where no family makes it any more."""
     try:
         family = families()[metadata["family"]]
-        config = Config(tuple((str(name), int(value)) for name, value in metadata["config"]))
+        config = Config.restore(metadata["config"])
         measured = metadata["microseconds"]
     except (KeyError, TypeError, ValueError):
         return None
@@ -221,7 +247,7 @@ def _restored(metadata: Mapping[str, Any]) -> Winner | None:
 def sources_digest() -> str:
     """Content of what kernels and plans are made by: what another state of it made says nothing about this one."""
     digest = hashlib.sha256()
-    for package in (kernels, runtime, lowering):
+    for package in (graph, kernels, runtime, lowering):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()

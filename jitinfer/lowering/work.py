@@ -12,8 +12,6 @@ from jitinfer.graph.operations.movement import concat_places
 from jitinfer.kernels.family import families_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jitinfer.graph import Graph
     from jitinfer.graph.node import Value
     from jitinfer.graph.view import View
@@ -67,8 +65,9 @@ def _writing(node: Node, value: Value, read: View | None, into: Value, part: Vie
     return dataclasses.replace(node, outputs=outputs, stores=tuple(stores))
 
 
-def unsupported(nodes: Sequence[Node], target: Target) -> list[Node]:
-    """Those that no kernel can compute."""
+def unsupported(graph: Graph, target: Target) -> list[Node]:
+    """The nodes of a graph, and of its prologue, that no kernel can compute."""
+    nodes = [node for part in (graph, graph.prologue) if part is not None for node in kernel_nodes(part, target)]
     return [node for node in nodes if next(families_for(node, target), None) is None]
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jitinfer.errors import GraphError, PassError
+from jitinfer.errors import GraphError, JitinferError, PassError
 from jitinfer.graph.graph import Graph
 from jitinfer.graph.op import Kind
 from jitinfer.passes.difference import difference
@@ -133,13 +133,13 @@ def run_passes(graph: Graph, names: Sequence[str] | None = None, *, check: bool 
     """The graph after the passes `names` (None: `default()`), and what each did.
 
     check: check the graph after each pass; an error then names the pass that broke it.
-    Raises PassError for an unknown name, before any pass has run.
+    Raises PassError for an unknown name, before any pass has run, and for a pass that raises anything.
     """
     passes = [pass_named(name) for name in (DEFAULT if names is None else names)]
     steps = []
     for each in passes:
         started = time.perf_counter()
-        after, changes = _run_inside_too(each, graph)
+        after, changes = _run(each, graph)
         if check:
             try:
                 after.check()
@@ -148,6 +148,15 @@ def run_passes(graph: Graph, names: Sequence[str] | None = None, *, check: bool 
         steps.append(Step(each.name, changes, time.perf_counter() - started, graph, after))
         graph = after
     return graph, Report(tuple(steps))
+
+
+def _run(each: GraphPass, graph: Graph) -> tuple[Graph, int]:
+    try:
+        return _run_inside_too(each, graph)
+    except JitinferError:
+        raise
+    except Exception as error:
+        raise PassError(f"the pass {each.name} fails: {type(error).__name__}: {error}") from error
 
 
 def _run_inside_too(each: GraphPass, graph: Graph) -> tuple[Graph, int]:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from jitinfer.errors import PassError
 from jitinfer.graph.builder import Tensor
+from jitinfer.graph.cost import flops
+from jitinfer.graph.node import NOWHERE
+from jitinfer.graph.op import Kind
 from jitinfer.passes.editor import Editor
 from jitinfer.passes.pattern import Apply, Bindings, Either, Match, Pattern, Variable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from jitinfer.graph.graph import Graph
-    from jitinfer.graph.node import Node
+    from jitinfer.graph.node import Node, Origin
 
 
 class GraphPass(ABC):
@@ -80,7 +83,7 @@ class RewritePass(GraphPass):
             match = Match(editor, found)
             if len(replaced) < len(patterns) or not self._allowed(editor, match, replaced) or not self.where(match):
                 continue
-            editor.builder.origin = node.origin
+            editor.builder.origin = _origin(node, match.nodes)
             results = self.replace(match)
             if results is None:
                 continue
@@ -113,6 +116,13 @@ class RewritePass(GraphPass):
                     if editor.is_output(value) or any(user not in matched for user in editor.users(value)):
                         return False
         return len(replaced) == 1 or not editor.depends(match.values, matched)
+
+
+def _origin(root: Node, matched: Sequence[Node]) -> Origin:
+    """What takes the place of several nodes comes from where the largest product among them does, else from the last's
+    place: an epilogue belongs to its linear layer."""
+    products = [node for node in matched if node.op.kind is Kind.CONTRACTION and node.origin != NOWHERE]
+    return max(products, key=flops).origin if products else root.origin
 
 
 def _root_ops(pattern: Pattern) -> Iterator[str]:

@@ -7,6 +7,7 @@ from jitinfer.runtime.executor import Executor
 from jitinfer.runtime.plan import (
     Buffer,
     Copy,
+    Cost,
     Fill,
     Gemm,
     Kernel,
@@ -25,6 +26,7 @@ from jitinfer.runtime.weights import Weights
 __all__ = [
     "Buffer",
     "Copy",
+    "Cost",
     "Device",
     "Executor",
     "Fill",

@@ -1,131 +1,92 @@
-"""Arrays as callers have them: NumPy's, or anyone's on a device, through DLPack or `__cuda_array_interface__`."""
+"""Arrays on a device, and arrays as callers have them on the host."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from jitinfer.errors import ArgumentError
-from jitinfer.graph.types import contiguous_strides, dtype_name, itemsize
+from jitinfer.graph.types import dtype_name, itemsize
+from jitinfer.runtime import dlpack
+from jitinfer.runtime.device import Device
 
-_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
-_DLPACK_CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
+if TYPE_CHECKING:
+    from jitinfer.runtime.turns import Turns
+
+LEGACY_STREAM = 1
+"""The protocols' number for the legacy default stream, whose handle is 0."""
 
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """Row-major elements on a device. `owner` keeps the memory alive as long as this object lives."""
+    """Row-major elements on a device.
+
+    owner: keeps the memory alive as long as this object lives; turns: of the calls that use the memory, if it is an
+    executor's. Other libraries take it without a copy: `torch.from_dlpack(array)`, of any dtype, orders torch's stream
+    behind the last call; `cupy.asarray(array)` and others go by `__cuda_array_interface__`.
+    """
 
     address: int
     shape: tuple[int, ...]
     dtype: str
     device: int = 0
     owner: object = field(default=None, repr=False, compare=False)
+    turns: Turns | None = field(default=None, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * itemsize(self.dtype)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self.device
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """An unversioned capsule, whatever `max_version` is. Raises BufferError for a copy or another device."""
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError("an array of jitinfer is given as it is and where it is")
+        if stream != -1 and self.turns is not None:
+            with Device.of(self.device).current():
+                self.turns.before(stream_handle(stream))
+        return dlpack.capsule_of(self)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3. Raises AttributeError for a dtype that the protocol cannot say, such as bfloat16."""
         if self.dtype.startswith(("bfloat16", "float8")):
             raise AttributeError(f"__cuda_array_interface__ has no {self.dtype}")
+        stream = None if self.turns is None else self.turns.stream
         return {
             "shape": self.shape,
             "typestr": numpy.dtype(self.dtype).str,
             "data": (self.address, False),
             "strides": None,
             "version": 3,
-            "stream": None,
+            "stream": LEGACY_STREAM if stream == 0 else stream,
         }
 
 
-def device_array(given: object, stream: int) -> DeviceArray | None:
-    """What lies on a device, as it is after the work queued by its owner, in `stream`'s order; None for a host array.
-
-    Raises ArgumentError for what is not row-major and for dtypes that graphs do not have.
-    """
-    if isinstance(given, DeviceArray):
-        return given
-    locate = getattr(given, "__dlpack_device__", None)
-    if locate is not None:
-        kind, index = locate()
-        return _from_dlpack(given, int(index), stream) if int(kind) in _DLPACK_CUDA else None
-    interface = getattr(given, "__cuda_array_interface__", None)
-    return None if interface is None else _from_interface(interface, given)
-
-
-def unordered(given: object) -> bool:
-    """Whether it lies on a device without a word on the stream in which it is being made."""
-    return isinstance(given, DeviceArray) or (
-        not hasattr(given, "__dlpack__") and hasattr(given, "__cuda_array_interface__")
-    )
+def stream_handle(number: int | None) -> int:
+    """The driver's handle of a stream that the protocols call by `number`."""
+    return 0 if number is None or number == LEGACY_STREAM else number
 
 
 def host_array(given: object) -> numpy.ndarray[Any, Any]:
     """Raises ArgumentError for what is no array of numbers."""
-    array = numpy.asarray(given)
     try:
+        array = numpy.asarray(given)
         dtype_name(array.dtype)
     except KeyError:
         raise ArgumentError(f"{type(given).__name__} is no array of numbers, but of {array.dtype}") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(f"{type(given).__name__} is no array that NumPy can read: {error}") from None
     return array
-
-
-class _Tensor(ctypes.Structure):
-    """DLTensor of DLPack's header."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.restype = ctypes.c_void_p
-_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-
-
-def _from_dlpack(given: Any, index: int, stream: int) -> DeviceArray:
-    # The capsule is not consumed: it keeps the memory, and gives it back when it is forgotten with the result.
-    # The protocol has 1 for the legacy default stream, whose handle is 0.
-    capsule = given.__dlpack__(stream=stream or 1)
-    tensor = ctypes.cast(_capsule_pointer(capsule, b"dltensor"), ctypes.POINTER(_Tensor)).contents
-    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
-    if tensor.strides:
-        _require_row_major(shape, tuple(tensor.strides[axis] for axis in range(tensor.ndim)))
-    stem = _DLPACK_CODES.get(tensor.code)
-    if stem is None or tensor.lanes != 1:
-        raise ArgumentError(f"a DLPack tensor of type code {tensor.code}, {tensor.lanes} lanes, is not supported")
-    dtype = "bool" if stem == "bool" else f"{stem}{tensor.bits}"
-    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, index, owner=(capsule, given))
-
-
-def _from_interface(interface: dict[str, Any], given: object) -> DeviceArray:
-    dtype = numpy.dtype(interface["typestr"])
-    shape: tuple[int, ...] = tuple(interface["shape"])
-    strides = interface.get("strides")
-    if strides is not None:
-        _require_row_major(shape, tuple(stride // dtype.itemsize for stride in strides))
-    index = getattr(getattr(given, "device", None), "id", 0)
-    return DeviceArray(int(interface["data"][0]), shape, dtype_name(dtype), int(index), owner=given)
-
-
-def _require_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    wanted = contiguous_strides(shape)
-    fits = all(dim == 1 or stride == want for dim, stride, want in zip(shape, strides, wanted, strict=True))
-    if not fits and 0 not in shape:
-        raise ArgumentError(f"an array of {list(shape)} with strides {list(strides)} is not contiguous; copy it first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,15 @@ from jitinfer.errors import DeviceError
 from jitinfer.runtime.driver import call, driver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 
 @dataclass(frozen=True)
 class Device:
     """One CUDA device, by its number among those that the process may see. Sizes in bytes.
 
-    compute_capability: such as 90; shared_memory: what one thread block can have, when it asks for it.
+    compute_capability: such as 90; shared_memory: what one thread block can have, when it asks for it;
+    maps_memory: memory can be put behind addresses that were reserved before.
     """
 
     index: int
@@ -29,6 +29,7 @@ class Device:
     l2_bytes: int
     memory_bytes: int
     driver_version: int
+    maps_memory: bool = False
 
     @staticmethod
     def of(index: int = 0) -> Device:
@@ -38,25 +39,33 @@ class Device:
             raise DeviceError(f"there is no CUDA device {index}: this process sees {count}")
         return _device(index)
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[None]:
         """This device's primary context, the one that CUDA's runtime and the frameworks use, current in this thread."""
-        context = _primary_context(self.index)
-        module = driver()
-        before = call("cuCtxGetCurrent")
-        if int(before) == int(context):
-            yield
-            return
-        call("cuCtxPushCurrent", context)
-        try:
-            yield
-        finally:
-            module.cuCtxPopCurrent()
+        return _Current(self.index)
 
     def synchronize(self) -> None:
         """Waits for all work on the device. Raises DeviceError where some of it failed."""
         with self.current():
             call("cuCtxSynchronize", step=f"work on {self.name}")
+
+
+class _Current:
+    """Not a generator: it is entered at each call, when most of the time the context is current already."""
+
+    __slots__ = ("_index", "_pushed")
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __enter__(self) -> None:
+        context = _primary_context(self._index)
+        self._pushed = int(call("cuCtxGetCurrent")) != int(context)
+        if self._pushed:
+            call("cuCtxPushCurrent", context)
+
+    def __exit__(self, *_: object) -> None:
+        if self._pushed:
+            driver().cuCtxPopCurrent()
 
 
 def device_count() -> int:
@@ -90,6 +99,7 @@ def _device(index: int) -> Device:
         l2_bytes=attribute("L2_CACHE_SIZE"),
         memory_bytes=int(call("cuDeviceTotalMem", handle)),
         driver_version=int(call("cuDriverGetVersion")),
+        maps_memory=bool(attribute("VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED")),
     )
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from jitinfer.errors import ArgumentError, DeviceError
-from jitinfer.graph.types import dtype_name, numpy_dtype
-from jitinfer.runtime.arrays import DeviceArray, device_array, host_array, unordered
+from jitinfer.graph.types import numpy_dtype
+from jitinfer.runtime.arrays import DeviceArray, stream_handle
 from jitinfer.runtime.device import Device
-from jitinfer.runtime.driver import call, driver
+from jitinfer.runtime.driver import bound, call
+from jitinfer.runtime.inputs import Inputs
 from jitinfer.runtime.memory import Layout
+from jitinfer.runtime.producers import Place
+from jitinfer.runtime.recording import recorded
 from jitinfer.runtime.resources import Resources
 from jitinfer.runtime.soundness import check, step_name
 from jitinfer.runtime.steps import Binder
+from jitinfer.runtime.turns import Turns
 from jitinfer.runtime.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from jitinfer.runtime.arena import Arena
     from jitinfer.runtime.plan import Buffer, Plan
+    from jitinfer.runtime.steps import Enqueue
 
     Array = numpy.ndarray[Any, Any]
 
@@ -39,6 +44,7 @@ class Executor:
         device: Device | int = 0,
         *,
         stepwise: bool = False,
+        arena: Arena | None = None,
     ) -> None:
         """Loads and records.
 
@@ -46,6 +52,7 @@ class Executor:
             weights: every weight buffer of the plan by name; a `Weights` is shared, other mappings are uploaded.
             stepwise: no graph: each call queues the steps one by one and waits for each, so that a fault on the
                 device is reported with the step that caused it. Slow.
+            arena: of the same device, shared with other executors, whose calls take turns with those of this one.
 
         Raises PlanError for a plan that does not fit together, ArgumentError for weights that are not the plan's, and
         DeviceError where the device or the driver cannot run it.
@@ -55,54 +62,68 @@ class Executor:
         self.device = device if isinstance(device, Device) else Device.of(device)
         _require_target(plan, self.device)
         self.weights = weights if isinstance(weights, Weights) else Weights(weights or {}, self.device)
-        self._lock = threading.Lock()
-        self._resources = Resources(self.device, self.weights)
+        self._arena = arena
+        self._resources = Resources(self.device, self.weights, arena)
         self._layout = Layout.of(plan)
+        self._results: Array | None = None
         with self.device.current():
+            self._turns = Turns(self._resources) if arena is None else arena.turns
             self._load(stepwise)
 
     @property
     def nbytes(self) -> int:
-        """Of device memory that is its own; its weights not included."""
-        return self._layout.nbytes
+        """Of device memory that is its own; its weights, and an arena that was given, not included."""
+        return self._layout.nbytes - self._shared_bytes
 
     def run(self, inputs: Sequence[Any]) -> list[Array]:
         """The outputs, as NumPy arrays, for inputs on the host or on the device, in the order of `plan.inputs`.
 
         Raises ArgumentError for inputs that are not of the plan's types, DeviceError where the device fails.
         """
-        with self._lock, self.device.current():
-            stream = self._own_stream
-            self._after_previous(stream)
-            if any(unordered(given) for given in inputs):
-                call("cuCtxSynchronize", step="work on the inputs")
-            self._give(inputs, stream)
+        stream = self._own_stream
+        with self._turns.lock, self.device.current():
+            self._begin(stream)
+            self._inputs.give(inputs, stream, settle=True)
             self._replay(stream)
             start, end = self._layout.regions["output"]
+            if self._results is None:
+                self._results = self._resources.pinned(end - start)
             if end > start:
                 call("cuMemcpyDtoHAsync", self._results.ctypes.data, self._base + start, end - start, stream)
+            self._turns.ended(stream)
             call("cuStreamSynchronize", stream, step="running the plan")
-            self._last_stream = stream
             return [self._fetched(self.plan.buffer_named[name]) for name in self.plan.outputs]
 
     def enqueue(self, inputs: Sequence[Any], stream: int = 0) -> list[DeviceArray]:
         """As `run`, queued into `stream` (a CUstream's handle) without waiting; outputs stay on the device.
 
-        The outputs lie in the executor's own memory, where the next call writes: use or copy them in the same stream
-        before. Host inputs are copied before this returns.
+        The outputs lie in the executor's own memory, where the next call writes: use or copy them before, in the same
+        stream or behind `torch.from_dlpack`, which orders its stream behind this call.
+
+        Host inputs are copied before this returns. For tensors of torch, and arrays that name a stream by
+        `__cuda_array_interface__`, this call is queued behind that stream's work (torch's current one), and what is
+        queued there afterwards behind the reading of them, so they may be overwritten then. Other arrays of the
+        `__cuda_array_interface__`, and `DeviceArray`s, have to be ready in `stream`.
         """
-        with self._lock, self.device.current():
-            self._after_previous(stream)
-            self._give(inputs, stream)
+        stream = stream_handle(stream)
+        with self._turns.lock, self.device.current():
+            self._begin(stream)
+            origins = self._inputs.give(inputs, stream)
             self._replay(stream)
-            call("cuEventRecord", self._finished, stream)
-            self._last_stream = stream
+            self._turns.ended(stream)
+            for origin in origins:
+                self._turns.before(origin)
         return list(self._outputs)
 
     @property
     def inputs(self) -> list[DeviceArray]:
         """The memory that the plan reads; an input given to a call that already lies there is not copied."""
-        return list(self._inputs)
+        return list(self._placed)
+
+    @property
+    def steps(self) -> Sequence[Enqueue]:
+        """What queues each step of the plan into a stream, in order, for those who look at one at a time."""
+        return tuple(self._steps)
 
     @property
     def outputs(self) -> list[DeviceArray]:
@@ -111,36 +132,46 @@ class Executor:
 
     def close(self) -> None:
         """Gives memory and graph back, after the work that is queued; further calls raise DeviceError. Idempotent."""
-        with self._lock:
+        with self._turns.lock:
             self._resources.close()
+            self._inputs.close()
 
     def _load(self, stepwise: bool) -> None:
         plan = self.plan
-        self._base = self._resources.memory(self._layout.nbytes, "a plan")
-        addresses = {name: self._base + offset for name, offset in self._layout.offsets.items()}
+        addresses = self._place()
         addresses.update(_weight_addresses(plan, self.weights))
         self._addresses = addresses
-        self._staged = self._resources.pinned(self._region_size("input"))
-        self._results = self._resources.pinned(self._region_size("output"))
         self._own_stream = self._resources.stream()
-        self._last_stream = self._own_stream
-        self._finished = self._resources.event()
-        self._copied = self._resources.event()
         self._clear()
         binder = Binder(plan, addresses, self._resources)
         self._steps = [binder.bind(number, step) for number, step in enumerate(plan.steps)]
         self._graph = None if stepwise else self._record()
-        self._inputs = [self._on_device(plan.buffer_named[name]) for name in plan.inputs]
+        self._launch = bound("cuGraphLaunch", step="running the plan")
+        self._placed = [self._on_device(plan.buffer_named[name]) for name in plan.inputs]
         self._outputs = [self._on_device(plan.buffer_named[name]) for name in plan.outputs]
+        places = [
+            Place(name, array.shape, array.dtype, array.nbytes, array.device, array.address)
+            for name, array in zip(plan.inputs, self._placed, strict=True)
+        ]
+        start, end = (self._base + offset for offset in self._layout.regions["input"])
+        self._inputs = Inputs(places, start, end, self._resources, self._turns)
 
-    def _region_size(self, placement: str) -> int:
-        start, end = self._layout.regions[placement]
-        return end - start
+    def _place(self) -> dict[str, int]:
+        """The addresses of all buffers but the weights: in one allocation, the arena apart from it if it is shared."""
+        layout = self._layout
+        self._shared_bytes = 0 if self._arena is None else layout.regions["arena"][1]
+        shared = 0 if self._arena is None else self._arena.reserve(self._shared_bytes)
+        self._own = self._resources.memory(layout.nbytes - self._shared_bytes, "a plan")
+        self._base = self._own - self._shared_bytes  # to which the offsets of all that is not shared are added
+        return {
+            name: offset + (shared if offset < self._shared_bytes else self._base)
+            for name, offset in layout.offsets.items()
+        }
 
     def _clear(self) -> None:
         """Constants in their places, zeros elsewhere: nothing of other programs' memory can come out of a plan."""
-        if self._layout.nbytes:
-            call("cuMemsetD8", self._base, 0, self._layout.nbytes)
+        if self.nbytes:
+            call("cuMemsetD8", self._own, 0, self.nbytes)
         for name, data in self.plan.constants:
             if data:
                 call("cuMemcpyHtoD", self._addresses[name], data, len(data), step=f"uploading {name}")
@@ -148,78 +179,23 @@ class Executor:
 
     def _record(self) -> Any:
         """The steps as an executable graph."""
-        mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        call("cuStreamBeginCapture", self._own_stream, mode)
-        try:
-            for enqueue in self._steps:
-                enqueue(self._own_stream)
-        except DeviceError:
-            driver().cuStreamEndCapture(self._own_stream)
-            raise
-        graph = call("cuStreamEndCapture", self._own_stream, step="recording the plan")
-        executable = call("cuGraphInstantiate", graph, 0, step="making a graph of the plan")
+        executable = recorded(self._steps, self._own_stream)
         self._resources.keep(lambda: call("cuGraphExecDestroy", executable))
-        call("cuGraphDestroy", graph)
-        call("cuGraphUpload", executable, self._own_stream)
-        call("cuStreamSynchronize", self._own_stream)
         return executable
 
-    def _after_previous(self, stream: int) -> None:
-        """Orders this call behind the one before, which may be in another stream: both use the same memory."""
+    def _begin(self, stream: int) -> None:
+        """Orders this call behind the one before: both use the same memory."""
         if self._resources.closed:
             raise DeviceError("this executor is closed")
-        if stream != self._last_stream:
-            call("cuStreamWaitEvent", stream, self._finished, 0)
+        self._turns.before(stream)
 
     def _replay(self, stream: int) -> None:
         if self._graph is not None:
-            call("cuGraphLaunch", self._graph, stream, step="running the plan")
+            self._launch(self._graph, stream)
             return
         for number, (enqueue, step) in enumerate(zip(self._steps, self.plan.steps, strict=True)):
             enqueue(stream)
             call("cuStreamSynchronize", stream, step=step_name(number, step))
-
-    def _give(self, inputs: Sequence[Any], stream: int) -> None:
-        """The inputs into the buffers of the plan, in `stream`."""
-        if len(inputs) != len(self.plan.inputs):
-            raise ArgumentError(f"the plan takes {len(self.plan.inputs)} inputs, not {len(inputs)}")
-        on_host = []
-        for name, given in zip(self.plan.inputs, inputs, strict=True):
-            buffer = self.plan.buffer_named[name]
-            placed = device_array(given, stream)
-            if placed is None:
-                on_host.append((buffer, _checked_host(buffer, given)))
-            else:
-                self._give_from_device(buffer, placed, stream)
-        if on_host:
-            self._give_from_host(on_host, stream)
-
-    def _give_from_device(self, buffer: Buffer, given: DeviceArray, stream: int) -> None:
-        if (given.shape, given.dtype) != (buffer.shape, buffer.dtype):
-            raise _mismatch(buffer, given.shape, given.dtype)
-        if given.device != self.device.index:
-            raise ArgumentError(f"{buffer.name} lies on device {given.device}, the plan on {self.device.index}")
-        address = self._addresses[buffer.name]
-        if buffer.nbytes and given.address != address:
-            call("cuMemcpyDtoDAsync", address, given.address, buffer.nbytes, stream, step=f"copying {buffer.name}")
-
-    def _give_from_host(self, given: list[tuple[Buffer, Array]], stream: int) -> None:
-        call("cuEventSynchronize", self._copied, step="the call before this one")  # it may still read the staging
-        for buffer, array in given:
-            start = self._layout.within("input", buffer.name)
-            staged = self._staged[start : start + buffer.nbytes].view(numpy_dtype(buffer.dtype))
-            numpy.copyto(staged.reshape(buffer.shape), array)
-        first = self._layout.regions["input"][0]
-        if len(given) == len(self.plan.inputs):
-            if self._staged.nbytes:
-                call("cuMemcpyHtoDAsync", self._base + first, self._staged.ctypes.data, self._staged.nbytes, stream)
-        else:
-            for buffer, _ in given:
-                offset = self._layout.within("input", buffer.name)
-                source = self._staged.ctypes.data + offset
-                if buffer.nbytes:
-                    call("cuMemcpyHtoDAsync", self._base + first + offset, source, buffer.nbytes, stream)
-        call("cuEventRecord", self._copied, stream)
 
     def _fetched(self, buffer: Buffer) -> Array:
         """A copy of its own: the staging is written again by the next call."""
@@ -229,12 +205,13 @@ class Executor:
                 call("cuMemcpyDtoH", array.ctypes.data, self._addresses[buffer.name], buffer.nbytes)
             return array
         start = self._layout.within("output", buffer.name)
+        assert self._results is not None
         staged = self._results[start : start + buffer.nbytes].view(numpy_dtype(buffer.dtype))
         return staged.reshape(buffer.shape).copy()
 
     def _on_device(self, buffer: Buffer) -> DeviceArray:
         address = self._addresses[buffer.name]
-        return DeviceArray(address, buffer.shape, buffer.dtype, self.device.index, owner=self._resources)
+        return DeviceArray(address, buffer.shape, buffer.dtype, self.device.index, self._resources, self._turns)
 
 
 def _require_target(plan: Plan, device: Device) -> None:
@@ -249,17 +226,8 @@ def _weight_addresses(plan: Plan, weights: Weights) -> dict[str, int]:
             raise ArgumentError(f"the plan needs the weight {buffer.name!r}")
         given = weights[buffer.name]
         if (given.shape, given.dtype) != (buffer.shape, buffer.dtype):
-            raise _mismatch(buffer, given.shape, given.dtype)
+            raise ArgumentError(
+                f"{buffer.name} is {buffer.dtype}{list(buffer.shape)}, not {given.dtype}{list(given.shape)}"
+            )
         addresses[buffer.name] = given.address
     return addresses
-
-
-def _checked_host(buffer: Buffer, given: object) -> Array:
-    array = host_array(given)
-    if (array.shape, dtype_name(array.dtype)) != (buffer.shape, buffer.dtype):
-        raise _mismatch(buffer, array.shape, dtype_name(array.dtype))
-    return array
-
-
-def _mismatch(buffer: Buffer, shape: tuple[int, ...], dtype: str) -> ArgumentError:
-    return ArgumentError(f"{buffer.name} is {buffer.dtype}{list(buffer.shape)}, not {dtype}{list(shape)}")

@@ -6,30 +6,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.errors import ArgumentError
-from jitinfer.graph.types import TensorType, dtype_name
-from jitinfer.runtime.arrays import device_array, host_array
+from jitinfer.runtime.arena import Arena
 from jitinfer.runtime.device import Device
 from jitinfer.runtime.executor import Executor
-from jitinfer.runtime.weights import Weights
+from jitinfer.runtime.weight_store import WeightStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy
 
+    from jitinfer.graph.types import TensorType
     from jitinfer.runtime.arrays import DeviceArray
     from jitinfer.runtime.plan import Plan
+    from jitinfer.runtime.weights import Weights
 
     Array = numpy.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the prologue: `plan` makes weights of the main plan, by name, of the model's, by number."""
+    """A part of the prologue: `plan` makes weights of the main plan, by name, of the model's, by number.
+
+    form: the hash of the graph that `plan` computes.
+    """
 
     plan: int
     weights: tuple[int, ...]
     results: tuple[str, ...]
+    form: str
 
 
 @dataclass(frozen=True)
@@ -45,40 +50,61 @@ class Model:
     prologue: tuple[Plan, ...]
 
 
-class Session:
-    """A model on a device, ready to run: one memory for its weights, one executor.
-
-    Raises ArgumentError for weights that are not the model's, DeviceError where the device cannot run it.
+class Shared:
+    """What the sessions of one function have in common on a device: tensors computed of its weights, and the memory
+    that is used within a call. Their calls take turns.
     """
 
-    def __init__(self, model: Model, weights: Sequence[Any], device: Device | int = 0) -> None:
-        self.model = model
-        self.device = device if isinstance(device, Device) else Device.of(device)
-        types = {buffer.name: TensorType(buffer.shape, buffer.dtype) for buffer in model.plan.weights}
-        self._weights = Weights.reserved(types, self.device)
-        self.refresh(weights)
-        self._executor = Executor(model.plan, self._weights, self.device)
+    def __init__(self, device: Device) -> None:
+        """Raises DeviceError."""
+        self.device = device
+        self.weights = WeightStore(device)
+        self.arena = Arena(device)
 
     @property
     def nbytes(self) -> int:
-        """Of device memory, weights included."""
-        return self._weights.nbytes + self._executor.nbytes
+        """Of device memory."""
+        return self.weights.nbytes + self.arena.nbytes
 
     def refresh(self, weights: Sequence[Any]) -> None:
-        """Takes new values of the model's weights, in the model's order, on the host or on the device."""
-        self._check(weights)
-        for number, name in self.model.direct:
-            self._weights.update(name, weights[number])
-        for plan_number, plan in enumerate(self.model.prologue):
-            stages = [stage for stage in self.model.stages if stage.plan == plan_number]
-            executor = Executor(plan, None, self.device)
-            try:
-                for stage in stages:
-                    outputs = executor.enqueue([weights[number] for number in stage.weights])
-                    for name, output in zip(stage.results, outputs, strict=True):
-                        self._weights.update(name, output)
-            finally:
-                executor.close()
+        """New values of the weights for all sessions, between two calls. Raises as `WeightStore.refresh`."""
+        with self.arena.turns.lock:
+            self.weights.refresh(weights)
+
+
+class Session:
+    """A model on a device, ready to run."""
+
+    def __init__(
+        self, model: Model, weights: Sequence[Any], device: Device | int = 0, *, shared: Shared | None = None
+    ) -> None:
+        """Loads what others have not loaded.
+
+        Args:
+            weights: of the model, in its order; where others share them, with the values that they have.
+            shared: with other sessions of the same function on the same device; otherwise it is alone.
+
+        Raises ArgumentError for weights that are not the model's, DeviceError where the device cannot run it.
+        """
+        self.model = model
+        self.device = device if isinstance(device, Device) else Device.of(device)
+        self._shared = Shared(self.device) if shared is None else shared
+        if self._shared.device != self.device:
+            raise ArgumentError(f"what is shared lies on device {self._shared.device.index}, not {self.device.index}")
+        taken = self._shared.weights.take(model, weights)
+        self._executor = Executor(model.plan, taken, self.device, arena=self._shared.arena)
+
+    @property
+    def nbytes(self) -> int:
+        """Of device memory, with what is shared."""
+        return self._shared.nbytes + self._executor.nbytes
+
+    def refresh(self, weights: Sequence[Any]) -> None:
+        """Takes new values of the model's weights, in the model's order, on the host or on the device.
+
+        All sessions that share them have them then.
+        """
+        self._shared.refresh(weights)
 
     def run(self, inputs: Sequence[Any]) -> list[Array]:
         """As `Executor.run`."""
@@ -93,22 +119,21 @@ class Session:
         """As `Executor.inputs`."""
         return self._executor.inputs
 
+    @property
+    def outputs(self) -> list[DeviceArray]:
+        """As `Executor.outputs`."""
+        return self._executor.outputs
+
+    @property
+    def weights(self) -> Weights:
+        """Those of the plan, where they lie on the device."""
+        return self._executor.weights
+
+    def synchronize(self) -> None:
+        """Waits for all work on the device. Raises DeviceError where some of it failed."""
+        self.device.synchronize()
+
     def close(self) -> None:
-        """Gives the device's memory back. Idempotent."""
+        """Gives the device's memory back, but for what others share. Idempotent."""
         self._executor.close()
-        self._weights.close()
-
-    def _check(self, weights: Sequence[Any]) -> None:
-        if len(weights) != len(self.model.weights):
-            raise ArgumentError(f"the model has {len(self.model.weights)} weights, not {len(weights)}")
-        for number, (given, kind) in enumerate(zip(weights, self.model.weights, strict=True)):
-            if _type_of(given) != kind:
-                raise ArgumentError(f"weight {number} is {kind}, not {_type_of(given)}")
-
-
-def _type_of(given: Any) -> TensorType:
-    placed = device_array(given, 0)
-    if placed is not None:
-        return TensorType(placed.shape, placed.dtype)
-    array = host_array(given)
-    return TensorType(array.shape, dtype_name(array.dtype))
+        self._executor.weights.close()

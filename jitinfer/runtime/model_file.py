@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from jitinfer.cache import JSON
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the model's data: another format is refused."""
 
 
@@ -35,7 +35,7 @@ def to_parts(model: Model) -> tuple[dict[str, JSON], dict[str, bytes]]:
         "plans": documents,
         "weights": [[list(kind.shape), kind.dtype] for kind in model.weights],
         "direct": [[number, name] for number, name in model.direct],
-        "stages": [[stage.plan, list(stage.weights), list(stage.results)] for stage in model.stages],
+        "stages": [[stage.plan, list(stage.weights), list(stage.results), stage.form] for stage in model.stages],
     }, blobs
 
 
@@ -50,8 +50,8 @@ def from_parts(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Model
             tuple(TensorType(tuple(map(int, shape)), str(dtype)) for shape, dtype in document["weights"]),
             tuple((int(number), str(name)) for number, name in document["direct"]),
             tuple(
-                Stage(int(plan), tuple(map(int, weights)), tuple(map(str, results)))
-                for plan, weights, results in document["stages"]
+                Stage(int(plan), tuple(map(int, weights)), tuple(map(str, results)), str(form))
+                for plan, weights, results, form in document["stages"]
             ),
             tuple(plans[1:]),
         )
@@ -87,8 +87,13 @@ def load(path: str | os.PathLike[str], *, weights: bool = True) -> tuple[Model, 
         header, entry = decode(Path(path).read_bytes())
     except DamagedError as damage:
         raise PlanError(f"{os.fspath(path)} is damaged, or no model: {damage}; save the model again") from None
-    if header.key != _KEY:
+    if header.key.kind != _KEY.kind:
         raise PlanError(f"{os.fspath(path)} holds a {header.key.kind}, not a model")
+    if header.key != _KEY:
+        found = header.key.document.get("format")
+        raise PlanError(
+            f"{os.fspath(path)} is a model of format {found}; this version of jitinfer reads {FORMAT}: save it again"
+        )
     metadata: Any = dict(entry.metadata)
     stored = metadata.pop("stored", None)
     model = from_parts(metadata, entry.blobs)
@@ -115,9 +120,12 @@ def check(model: Model) -> None:
         raise PlanError("a weight has a type that there is not")
     for number, name in model.direct:
         given.append((name, _weight(model, number)))
+    plan_of = {stage.form: stage.plan for stage in model.stages}  # two plans of one form are found below
     for stage in model.stages:
         if not 0 <= stage.plan < len(model.prologue):
             raise PlanError(f"a stage runs plan {stage.plan} of {len(model.prologue)}")
+        if not stage.form or plan_of[stage.form] != stage.plan:
+            raise PlanError("a stage does not say what its plan computes, or two plans compute the same")
         plan = model.prologue[stage.plan]
         takes, gives = (
             [TensorType(plan.buffer_named[name].shape, plan.buffer_named[name].dtype) for name in names]

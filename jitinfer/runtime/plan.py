@@ -89,6 +89,19 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the node of the graph takes that a step computes, or helps to compute: steps of one node have equal ones.
+
+    node: its number among those of the plan; flops: multiplications and additions; nbytes: what has to be read and
+    written at least.
+    """
+
+    node: int
+    flops: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Launch:
     """One launch of the kernel with this digest; grid in thread blocks.
 
@@ -102,6 +115,7 @@ class Launch:
     programmatic: bool = False
     label: str = ""
     origin: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,7 @@ class Gemm:
     workspace_bytes: int = 0
     label: str = ""
     origin: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,7 @@ class Copy:
     nbytes: int
     label: str = ""
     origin: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -164,9 +180,11 @@ class Fill:
     value: int = 0
     label: str = ""
     origin: str = ""
+    cost: Cost | None = None
 
 
 Step: TypeAlias = Launch | Gemm | Copy | Fill
+"""`label` and `origin` are for people: the op, and where in the model it comes from, as `graph.Origin` prints."""
 
 
 @dataclass(frozen=True)

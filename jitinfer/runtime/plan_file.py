@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jitinfer.cache import JSON
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the plan's data: a plan of another format is refused, never guessed at."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from jitinfer.errors import DeviceError
-from jitinfer.runtime.driver import call
+from jitinfer.runtime.driver import call, driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,39 @@ class Resources:
         self._undo.append(lambda: call("cuMemFree", pointer))
         return int(pointer)
 
+    def addresses(self, nbytes: int) -> int:
+        """The first of a range of device addresses, aligned to 256 bytes, without memory behind them."""
+        size = _multiple(nbytes, self._granularity())
+        base = call("cuMemAddressReserve", size, 0, 0, 0, step=f"{size:,} addresses on {self.device.name}")
+        self._undo.append(lambda: call("cuMemAddressFree", base, size))
+        return int(base)
+
+    def mapped(self, address: int, nbytes: int, purpose: str) -> int:
+        """Puts memory behind an address of such a range, at which earlier memory ends; how many bytes that were."""
+        size = _multiple(nbytes, self._granularity())
+        step = f"{size:,} bytes for {purpose} on {self.device.name}"
+        handle = call("cuMemCreate", size, self._allocation(), 0, step=step)
+        self._undo.append(lambda: call("cuMemRelease", handle))
+        call("cuMemMap", address, size, 0, handle, 0, step=step)
+        self._undo.append(lambda: call("cuMemUnmap", address, size))
+        access = driver().CUmemAccessDesc()
+        access.location = self._allocation().location
+        access.flags = driver().CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        call("cuMemSetAccess", address, size, [access], 1, step=step)
+        return size
+
+    def _granularity(self) -> int:
+        kind = driver().CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_RECOMMENDED
+        return int(call("cuMemGetAllocationGranularity", self._allocation(), kind))
+
+    def _allocation(self) -> Any:
+        module = driver()
+        wanted = module.CUmemAllocationProp()
+        wanted.type = module.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        wanted.location.type = module.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        wanted.location.id = self.device.index
+        return wanted
+
     def pinned(self, nbytes: int) -> Array:
         """Host memory from which the device copies by itself, as an array of bytes."""
         if nbytes == 0:
@@ -60,8 +93,9 @@ class Resources:
         self._undo.append(lambda: call("cuStreamDestroy", stream))
         return int(stream)
 
-    def event(self) -> Any:
-        event = call("cuEventCreate", 2)  # CU_EVENT_DISABLE_TIMING
+    def event(self, *, timing: bool = False) -> Any:
+        """timing: whether it keeps the time at which it was reached."""
+        event = call("cuEventCreate", 0 if timing else 2)  # CU_EVENT_DISABLE_TIMING
         self._undo.append(lambda: call("cuEventDestroy", event))
         return event
 
@@ -76,6 +110,10 @@ class Resources:
     def close(self) -> None:
         """Gives everything back. Idempotent."""
         self._finalizer()
+
+
+def _multiple(nbytes: int, of: int) -> int:
+    return -(-nbytes // of) * of
 
 
 def _give_back(device: Device, undo: list[Callable[[], object]]) -> None:

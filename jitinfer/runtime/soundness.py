@@ -117,6 +117,8 @@ def _check_kernel(kernel: Kernel, target: int) -> None:
 
 
 def _check_step(plan: Plan, step: Step) -> None:
+    cost = step.cost
+    _require(cost is None or min(cost.node, cost.flops, cost.nbytes) >= 0, "a cost of less than nothing")
     if isinstance(step, Launch):
         _check_launch(plan, step)
     elif isinstance(step, Gemm):

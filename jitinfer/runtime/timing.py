@@ -1,4 +1,4 @@
-"""How long a plan takes on a device."""
+"""How long a plan takes on a device, and what to make of several times."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def microseconds(plan: Plan, weights: Weights, device: Device, *, seconds: float
             return statistics.median(_times(executor, seconds, least))
     finally:
         executor.close()
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """The mean of the middle half: what disturbs a few of them does not count, and clocks of coarse steps average out.
+
+    Raises ValueError for no values.
+    """
+    ordered = sorted(values)
+    cut = len(ordered) // 4
+    return statistics.fmean(ordered[cut : len(ordered) - cut])
 
 
 def _times(executor: Executor, seconds: float, least: int) -> Sequence[float]:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from jitinfer.errors import ArgumentError
 from jitinfer.graph.types import dtype_name
-from jitinfer.runtime.arrays import DeviceArray, device_array, host_array
+from jitinfer.runtime.arrays import DeviceArray, host_array
 from jitinfer.runtime.device import Device
 from jitinfer.runtime.driver import call
 from jitinfer.runtime.plan import ALIGNMENT, aligned
+from jitinfer.runtime.producers import device_array
 from jitinfer.runtime.resources import Resources
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Weights:
         with weights.device.current():
             base = weights._resources.memory(sum(aligned(kind.nbytes) for kind in types.values()), "weights")
         for name, kind in types.items():
-            weights._arrays[name] = DeviceArray(base, kind.shape, kind.dtype, weights.device.index)
+            weights._arrays[name] = DeviceArray(base, kind.shape, kind.dtype, weights.device.index, weights._resources)
             base += aligned(kind.nbytes)
         return weights
 
@@ -64,16 +65,11 @@ class Weights:
 
         Raises ArgumentError unless shape and dtype are those of before, KeyError for an unknown name.
         """
-        held = self._arrays[name]
-        with self.device.current():
-            given = _located(name, array, self.device)
-            if (given.shape, given.dtype) != (held.shape, held.dtype):
-                raise ArgumentError(f"{name} is {held.dtype}{list(held.shape)}, not {given.dtype}{list(given.shape)}")
-            call("cuCtxSynchronize")
-            _copy(held.address, given)
+        upload(self._arrays[name], array, name)
 
     def close(self) -> None:
         """Gives the memory back now; executors that use it must not run any more. Idempotent."""
+        self._arrays.clear()
         self._resources.close()
 
     def _place(self, given: Mapping[str, DeviceArray]) -> None:
@@ -85,6 +81,20 @@ class Weights:
                 self._arrays[name] = DeviceArray(base, array.shape, array.dtype, self.device.index, self._resources)
                 _copy(base, array)
                 base += aligned(array.nbytes)
+
+
+def upload(held: DeviceArray, given: Any, name: str) -> None:
+    """New values in place of the old ones, when the device has nothing to do.
+
+    Raises ArgumentError, saying `name`, unless shape and dtype are those of before.
+    """
+    device = Device.of(held.device)
+    with device.current():
+        found = _located(name, given, device)
+        if (found.shape, found.dtype) != (held.shape, held.dtype):
+            raise ArgumentError(f"{name} is {held.dtype}{list(held.shape)}, not {found.dtype}{list(found.shape)}")
+        call("cuCtxSynchronize")
+        _copy(held.address, found)
 
 
 _HOST = -1

@@ -1,4 +1,4 @@
-"""The command `jitinfer`: the cache's tools, and the doctor.
+"""The command `jitinfer`: the cache's tools, the doctor, and the profiler.
 
 Exit codes: 0 all well, 1 something was found that is not well, 2 the request cannot be carried out.
 """
@@ -19,8 +19,8 @@ from rich.table import Table
 
 from jitinfer.cache import Cache, cache_location
 from jitinfer.cache.folder import folder_problem
-from jitinfer.errors import CacheError
-from jitinfer.tools import doctor
+from jitinfer.errors import CacheError, JitinferError
+from jitinfer.tools import doctor, profile_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
-    except CacheError as error:
+    except (JitinferError, OSError) as error:
         sys.stderr.write(f"jitinfer: {error}\n")
         return 2
 
@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     examine = rooms.add_parser("doctor", help="check what this machine has, and say how to get what it lacks")
     examine.add_argument("--json", action="store_true", help="machine-readable output")
     examine.set_defaults(command=_doctor)
+
+    profiler = rooms.add_parser("profile", help="time each kernel of a saved program, with the model's layers")
+    profile_command.add_to(profiler)
 
     cache = rooms.add_parser("cache", help="look into the cache folder")
     commands = cache.add_subparsers(required=True, metavar="COMMAND")

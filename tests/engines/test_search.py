@@ -9,8 +9,9 @@ from reference import MLP, assert_same
 import jitinfer
 from jitinfer.cache import Cache, cache_location
 from jitinfer.compilation import Call
+from jitinfer.engines.blame import Bisection
+from jitinfer.engines.candidates import SUSPECTS
 from jitinfer.engines.configuration import ONEDNN_PASSES, Configuration
-from jitinfer.engines.search import Bisection
 from jitinfer.engines.trial import TrialProcess
 from jitinfer.frontend.capture import Reference
 
@@ -19,7 +20,7 @@ START = Configuration(onednn=True)
 
 @pytest.mark.parametrize("guilty", [set(), {ONEDNN_PASSES[0]}, {ONEDNN_PASSES[20]}, {"inplace_pass"}])
 def test_one_guilty_pass_is_found_in_few_tries(guilty):
-    bisection = Bisection(lambda c: "wrong" if guilty & set(c.passes()) else "")
+    bisection = Bisection(lambda c: "wrong" if guilty & set(c.passes()) else "", SUSPECTS)
     right = bisection.repair(START, "wrong") if guilty else START
     assert {blame.name for blame in bisection.blamed} == guilty
     assert set(START.passes()) - set(right.passes()) == guilty
@@ -30,7 +31,7 @@ def test_one_guilty_pass_is_found_in_few_tries(guilty):
 def test_several_guilty_passes_are_all_found(seed):
     passes = START.passes()
     guilty = set(numpy.random.default_rng(seed).choice(passes, 3, replace=False))
-    bisection = Bisection(lambda c: "wrong" if guilty & set(c.passes()) else "")
+    bisection = Bisection(lambda c: "wrong" if guilty & set(c.passes()) else "", SUSPECTS)
     right = bisection.repair(START, "wrong")
     assert guilty <= {blame.name for blame in bisection.blamed}
     assert not guilty & set(right.passes())

@@ -6,13 +6,15 @@ from gpu import device_target, needs_gpu
 
 import jitinfer
 from jitinfer.errors import UnsupportedOpError
-from jitinfer.graph import Builder, evaluate, ops
+from jitinfer.graph import Builder, Origin, evaluate, ops
+from jitinfer.kernels.assembly import label_of
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, compile_graph, lower
 from jitinfer.lowering.choice import form_of
+from jitinfer.lowering.lower import located
 from jitinfer.passes import converting, default, run_passes
-from jitinfer.runtime import Device, check, model_file
+from jitinfer.runtime import Cost, Device, check, model_file
 from jitinfer.runtime.model import Session
 from jitinfer.testing import random_array
 
@@ -138,3 +140,40 @@ def test_what_was_lowered_without_a_device_runs_from_its_file(tmp_path):
     (exact,) = evaluate(before, inputs, [2 * array for array in weights], arithmetic="float64")
     numpy.testing.assert_allclose(doubled.run(inputs)[0], exact, rtol=1e-4, atol=1e-4)
     doubled.close()
+
+
+def test_steps_carry_what_their_nodes_take_and_where_they_come_from(compiler):
+    builder = Builder()
+    builder.origin = Origin("model.py:3", "/Head_0/Linear_0")
+    y = ops.matmul(builder.input("x", (16, 32), "bfloat16"), builder.parameter("w", (32, 64), "bfloat16"))
+    builder.origin = Origin("model.py:4", "/Head_0")
+    graph = builder.build(ops.softmax(y, axis=-1))
+    plan = lower(graph, compiler.target, FirstThatCompiles(compiler)).plan
+    costs = {step.cost.node: step.cost for step in plan.steps}
+    assert costs[0] == Cost(0, 2 * 16 * 32 * 64, 2 * (16 * 32 + 32 * 64 + 16 * 64))
+    assert [step.origin for step in plan.steps] == [str(graph.nodes[step.cost.node].origin) for step in plan.steps]
+    assert {step.label for step in plan.steps} == {"matmul", "softmax"}
+
+
+def test_an_equal_graph_of_other_lines_keeps_its_own(compiler):
+    """The plan in the cache was made before somebody put a line into the file."""
+
+    def graph(line):
+        builder = Builder()
+        builder.origin = Origin(f"model.py:{line}", "/Head_0")
+        x = builder.input("x", (4, 8))
+        return builder.build(ops.softmax(x, axis=-1), x)
+
+    before, after = graph(3), graph(4)
+    assert before.hash == after.hash
+    plan = lower(before, compiler.target, FirstThatCompiles(compiler)).plan
+    moved = located(plan, after, compiler.target)
+    assert moved == lower(after, compiler.target, FirstThatCompiles(compiler)).plan != plan
+
+
+def test_a_group_is_called_by_what_it_does():
+    builder = Builder()
+    x = builder.input("x", (4, 8))
+    graph, _ = run_passes(builder.build(ops.exp(x) * 2.0 + x), default(), check=True)
+    (node,) = [node for node in graph.nodes if node.op.name == "group"]
+    assert label_of(node) == "group(exp, multiply, add)"

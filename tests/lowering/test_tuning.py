@@ -7,7 +7,7 @@ import pytest
 from jitinfer.cache import Cache
 from jitinfer.errors import KernelError
 from jitinfer.graph import Builder, ops
-from jitinfer.kernels.family import families
+from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import compile_graph, lower, tuning
@@ -120,7 +120,23 @@ def test_what_runs_once_is_not_timed(compiler, monkeypatch):
     model, lowered = compile_graph(graph, compiler.target, tuning.Tuner(compiler, DEVICE, most=2))
     assert len(model.prologue) == 1
     assert set().union(*clock.asked) == {node.op.name for node, _ in lowered.work}
-    assert len(clock.asked) == 2 * len(lowered.work)
+    assert not set().union(*clock.asked) & {step.label for plan in model.prologue for step in plan.steps}
+
+
+def test_a_library_s_offers_are_all_tried(compiler, monkeypatch):
+    Clock(monkeypatch)
+    family = families()["cublaslt"]
+    proposals = [Config.of(proposal=n, programmatic=1) for n in range(5)]
+    monkeypatch.setattr(type(family), "configs", lambda *_: proposals)
+    launches = type(family).launches
+    monkeypatch.setattr(
+        type(family), "launches", lambda self, node, _, target: launches(self, node, proposals[0], target)
+    )
+    builder = Builder()
+    graph = builder.build(ops.matmul(builder.input("x", (128, 64)), builder.parameter("w", (64, 64))))
+    tuner = tuning.Tuner(compiler, DEVICE, most=1)
+    tuner.choose(nodes_of(graph))
+    assert tuner.measured == 5 + 1
 
 
 def test_what_compiles_is_taken_where_the_first_offers_do_not(compiler, monkeypatch):

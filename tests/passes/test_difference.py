@@ -39,9 +39,9 @@ def test_the_readers_of_what_was_replaced_do_not_appear():
 
 def test_a_node_of_another_line_or_layer_says_so():
     assert step(perceptron(), "form_linear", "fuse_linear_bias").diff() == (
-        "model.py:4 in /Linear_0\n"
-        "- %matmul_0: float32[5, 6] = linear(%x, %w)  # line 3\n"
-        "- %add_0: float32[5, 6] = add(%matmul_0, %b)\n"
+        "model.py:3 in /Linear_0\n"
+        "- %matmul_0: float32[5, 6] = linear(%x, %w)\n"
+        "- %add_0: float32[5, 6] = add(%matmul_0, %b)  # line 4\n"
         "+ %add_0: float32[5, 6] = linear(%x, %w, %b)\n"
     )
     builder = Builder()

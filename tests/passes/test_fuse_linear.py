@@ -1,6 +1,7 @@
 """Matrix products and what follows them."""
 
-from jitinfer.graph import ops
+from jitinfer.graph import Builder, Origin, ops
+from jitinfer.passes import run_passes
 from jitinfer.testing import PassTest, fires, must_not_fire
 
 ACTIVATIONS = [
@@ -102,3 +103,25 @@ class TestFuseLinearGateAndResidual(PassTest):
     def test_a_product_is_not_its_own_residual(self, builder):
         y = self.product(builder)
         return y + y
+
+
+def test_a_fused_product_comes_from_where_the_product_does():
+    """Not from where its residual was added, which is another layer."""
+    builder = Builder()
+    product, around = Origin("mlp.py:7", "/Block_0/Linear_0"), Origin("block.py:9", "/Block_0")
+    x = builder.input("x", (4, 8))
+    builder.origin = product
+    y = ops.matmul(x, builder.parameter("w", (8, 8)))
+    builder.origin = around
+    graph = builder.build(x + ops.gelu(y + builder.parameter("b", (8,))))
+    after, _ = run_passes(graph, ["form_linear", "fuse_linear_bias", "fuse_linear_activation", "fuse_linear_residual"])
+    assert [(node.op.name, node.origin) for node in after.nodes] == [("linear", product)]
+
+
+def test_a_product_of_no_origin_takes_that_of_what_follows_it():
+    builder = Builder()
+    y = ops.matmul(builder.input("x", (4, 8)), builder.parameter("w", (8, 8)))
+    builder.origin = Origin("block.py:9")
+    graph = builder.build(y + builder.parameter("b", (8,)))
+    after, _ = run_passes(graph, ["form_linear", "fuse_linear_bias"])
+    assert [node.origin for node in after.nodes] == [Origin("block.py:9")]

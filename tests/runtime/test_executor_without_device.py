@@ -6,27 +6,10 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from fake_driver import FakeDriver
 
 from jitinfer.errors import ArgumentError, DeviceError
 from jitinfer.graph.types import numpy_dtype
-from jitinfer.runtime import Buffer, Copy, Device, Executor, Fill, Plan, Pointer, Weights, driver
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    from jitinfer.runtime import device
-
-    fake = FakeDriver()
-    monkeypatch.setattr(driver, "driver", lambda: fake)
-    monkeypatch.setattr(device, "driver", lambda: fake)
-    monkeypatch.setattr("jitinfer.runtime.executor.driver", lambda: fake)
-    for cached in (device._device, device._primary_context):
-        cached.cache_clear()
-    yield fake
-    gc.collect()
-    for cached in (device._device, device._primary_context):
-        cached.cache_clear()
+from jitinfer.runtime import Buffer, Copy, Device, Executor, Fill, Plan, Pointer, Weights
 
 
 def buffer(name, placement, shape, dtype="float32", offset=0):
@@ -88,7 +71,6 @@ def test_arrays_in_and_out(cuda, stepwise):
 
 def test_nothing_is_done_in_python_for_a_step_after_loading(cuda):
     """The steady state: one copy in, one launch, one copy out."""
-    executor = Executor(PLAN, {"w": W})
     calls = []
     for name in ("cuMemcpyHtoDAsync", "cuGraphLaunch", "cuMemcpyDtoHAsync", "cuMemAlloc", "cuMemcpyDtoDAsync"):
         original = getattr(cuda, name)
@@ -98,6 +80,8 @@ def test_nothing_is_done_in_python_for_a_step_after_loading(cuda):
             return original(*arguments)
 
         setattr(cuda, name, record)
+    executor = Executor(PLAN, {"w": W})
+    calls.clear()
     executor.run(inputs())
     assert calls == ["cuMemcpyHtoDAsync", "cuGraphLaunch", "cuMemcpyDtoHAsync"]
 

@@ -1,10 +1,12 @@
 """Models as JSON and bytes, and what is refused."""
 
 import copy
+from dataclasses import replace
 
 import numpy
 import pytest
 
+from jitinfer.cache import Key
 from jitinfer.errors import ArgumentError, PlanError
 from jitinfer.graph import Builder, ops
 from jitinfer.graph.types import numpy_dtype
@@ -12,8 +14,8 @@ from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, compile_graph
 from jitinfer.passes import default, run_passes
-from jitinfer.runtime import weight_file
-from jitinfer.runtime.model_file import from_parts, load, save, to_parts
+from jitinfer.runtime import model_file, weight_file
+from jitinfer.runtime.model_file import check, from_parts, load, save, to_parts
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,8 @@ def test_kernels_are_kept_once(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=2), "format 2"),
+        (lambda d: d.update(format=1), "format 1"),
+        (lambda d: d["stages"][0].__setitem__(3, ""), "does not say what its plan computes"),
         (lambda d: d.pop("stages"), "no whole model"),
         (lambda d: d["stages"].pop(), "not what the plan takes"),
         (lambda d: d["direct"].append(d["direct"][0]), "not what the plan takes"),
@@ -65,6 +68,21 @@ def test_what_does_not_fit_together_is_refused(model, change, message):
     change(document)
     with pytest.raises(PlanError, match=message):
         from_parts(document, blobs)
+
+
+def test_two_plans_do_not_compute_the_same(model):
+    twice = replace(model, prologue=model.prologue * 2, stages=(model.stages[0], replace(model.stages[1], plan=1)))
+    with pytest.raises(PlanError, match="two plans compute the same"):
+        check(twice)
+
+
+def test_a_file_of_an_older_format_is_refused(model, weights, tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(model_file, "FORMAT", 1)
+        before.setattr(model_file, "_KEY", Key("model file", {"format": 1}))
+        save(model, tmp_path / "m", weights)
+    with pytest.raises(PlanError, match=r"m is a model of format 1; this version of jitinfer reads 2: save it again"):
+        load(tmp_path / "m")
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ def test_a_header_that_is_not_json_is_no_plan(tmp_path):
 
 def test_another_format_is_refused():
     document, blobs = to_parts(PLAN)
-    with pytest.raises(PlanError, match="format 2"):
-        from_parts({**document, "format": 2}, blobs)
+    with pytest.raises(PlanError, match="format 3"):
+        from_parts({**document, "format": 3}, blobs)
 
 
 def test_other_code_under_a_kernels_digest_is_refused():

@@ -115,7 +115,7 @@ def test_what_a_plan_must_not_say(plan):
 
 
 def test_the_step_is_named():
-    with pytest.raises(PlanError, match=r"step 0, norm \(model\.py:41\): there is no buffer 'z'"):
+    with pytest.raises(PlanError, match=r"step 0, norm \(model\.py:41 in /Model_0/Norm_0\): there is no buffer 'z'"):
         check(with_argument(0, Pointer("z")))
 
 

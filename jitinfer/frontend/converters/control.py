@@ -100,8 +100,8 @@ def _distinct(tensors: Any) -> list[Tensor]:
 
 def _added(importer: Importer, name: str, operands: Sequence[Tensor], attributes: dict[str, Any]) -> list[Tensor]:
     builder: Builder = importer.builder
-    if builder.origin is NOWHERE:  # Paddle knows no lines of control flow itself: those of what decides stand for it
+    if not str(builder.origin):  # Paddle knows no lines of control flow itself: those of what decides stand for it
         deciding = (node.origin for node in reversed(builder.nodes) if operands[0].value in node.outputs)
-        builder.origin = next(deciding, NOWHERE)
+        builder.origin = dataclasses.replace(next(deciding, NOWHERE), operation=builder.origin.operation)
     values = builder.add(op_named(name), [tensor.value for tensor in operands], attributes)
     return [builder.tensor(value) for value in values]

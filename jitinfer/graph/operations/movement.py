@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Array = Any
 """A NumPy array, of one of the dtypes that the graph has."""
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def normal_axis(axis: int, rank: int) -> int:
     """An axis counted from the front. Raises TypeMismatch."""
@@ -162,11 +165,23 @@ class Pad(Op):
         return padded
 
 
-class Gather(Op):
+class _Lookup(Op):
+    """Elements of x where the indices say."""
+
+    kind = Kind.MOVEMENT
+
+    def bytes_moved(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
+        """Of x, only what is looked up."""
+        (x, indices), (result,) = inputs, outputs
+        assert x is not None
+        assert indices is not None
+        return min(x.nbytes, result.nbytes) + indices.nbytes + result.nbytes
+
+
+class Gather(_Lookup):
     """Slices of x along `axis` at the given indices: x.shape[:axis] + indices.shape + x.shape[axis + 1:]."""
 
     name = "gather"
-    kind = Kind.MOVEMENT
 
     def infer(self, x: TensorType, indices: TensorType, *, axis: int = 0) -> TensorType:
         require(indices.dtype in INTEGRAL, "the indices are no integers")
@@ -177,11 +192,10 @@ class Gather(Op):
         return numpy.take(x, indices, axis=axis)
 
 
-class GatherNd(Op):
+class GatherNd(_Lookup):
     """x[indices[..., 0], indices[..., 1], ...]."""
 
     name = "gather_nd"
-    kind = Kind.MOVEMENT
 
     def infer(self, x: TensorType, indices: TensorType) -> TensorType:
         require(indices.dtype in INTEGRAL and indices.rank > 0, "the indices are no integers")
@@ -192,11 +206,10 @@ class GatherNd(Op):
         return x[tuple(numpy.moveaxis(indices, -1, 0))]
 
 
-class TakeAlongAxis(Op):
+class TakeAlongAxis(_Lookup):
     """x at the index that stands in its place, along one axis; the other axes are broadcast."""
 
     name = "take_along_axis"
-    kind = Kind.MOVEMENT
 
     def infer(self, x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
         require(indices.dtype in INTEGRAL and indices.rank == x.rank, "the indices do not fit")
