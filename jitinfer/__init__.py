@@ -28,6 +28,7 @@ if logging.getLogger("jitinfer").level == logging.NOTSET:  # importing Paddle se
 if TYPE_CHECKING:
     from jitinfer import graph, passes, testing
     from jitinfer.bisection import bisect
+    from jitinfer.exporting import export
     from jitinfer.inference import CompiledFunction, inference, is_inference_mode
     from jitinfer.loading import load
     from jitinfer.tools.benchmarking import benchmark, compare_speed
@@ -38,6 +39,7 @@ _LAZY = {
     "is_inference_mode": "jitinfer.inference",
     "CompiledFunction": "jitinfer.inference",
     "bisect": "jitinfer.bisection",
+    "export": "jitinfer.exporting",
     "load": "jitinfer.loading",
     "benchmark": "jitinfer.tools.benchmarking",
     "compare_speed": "jitinfer.tools.benchmarking",
@@ -60,6 +62,7 @@ __all__ = [
     "benchmark",
     "bisect",
     "compare_speed",
+    "export",
     "graph",
     "inference",
     "is_inference_mode",

@@ -5,28 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import paddle
-
-from jitinfer.cache import Cache, cache_location
-from jitinfer.compilation import Call
 from jitinfer.engines import engine_for
 from jitinfer.engines.blame import Bisection, Blame, Setup
 from jitinfer.engines.candidates import SUSPECTS
 from jitinfer.engines.configuration import Configuration
-from jitinfer.engines.paddle import PaddleSearch, check_options, thread_count
-from jitinfer.engines.protocol import Request
-from jitinfer.errors import TraceError
-from jitinfer.frontend.capture import Reference
-from jitinfer.frontend.signature import Signature
-from jitinfer.frontend.tracing import trace
-from jitinfer.frontend.tree import flatten_arguments, tensor_names
-from jitinfer.inference import CompiledFunction
-from jitinfer.options import resolve
+from jitinfer.engines.paddle import PaddleSearch, thread_count
 from jitinfer.progress import progress
+from jitinfer.requests import request_of
 
 if TYPE_CHECKING:
     from jitinfer.engines.graph_search import GraphSearch
-    from jitinfer.options import Options
+    from jitinfer.engines.protocol import Request
 
 
 @dataclass(frozen=True)
@@ -64,40 +53,10 @@ def bisect(function: Any, *args: Any, **kwargs: Any) -> BisectionReport:
     Raises TraceError if the function cannot be traced, EngineError where the engine's device fails for good, and
     whatever the function raises.
     """
-    target = function.forward if isinstance(function, paddle.nn.Layer) else function
-    options = target.options if isinstance(target, CompiledFunction) else resolve({})
-    request = _request(target.function if isinstance(target, CompiledFunction) else target, options, args, kwargs)
+    request = request_of(function, args, kwargs)
     with progress(f"jitinfer: bisecting {request.name}"):
-        search = getattr(engine_for(options), "search", None)
+        search = getattr(engine_for(request.options), "search", None)
         return _of_paddle(request) if search is None else _of_graph(search(request))
-
-
-def _request(target: Any, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
-    check_options(options)
-    signature = Signature(target)
-    tree, tensors, _ = flatten_arguments(signature.names, signature.bind(args, kwargs))
-    names = [
-        name
-        for parameter, child in zip(signature.names, tree.children, strict=True)
-        for name in tensor_names(child, parameter)
-    ]
-    call = Call(target, (), signature, tree, tensors, names)
-    reference = Reference(call.run, tensors, names)
-    reference.evaluate()
-    found = trace(call.run_symbolically, call.exact_types())
-    if found.program.random:
-        raise TraceError(f"{signature.name} draws random numbers: its results cannot be compared across processes")
-    return Request(
-        program=found.program,
-        parameters=found.parameters,
-        inputs=tensors,
-        options=options,
-        cache=Cache(cache_location(options.save_model_dir)),
-        expected=reference.expected,
-        under_the_same_randomness=reference.under_the_same_randomness,
-        name=signature.name,
-        origins=found.origins,
-    )
 
 
 def _of_paddle(request: Request) -> BisectionReport:

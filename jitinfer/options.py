@@ -61,6 +61,10 @@ def _threads(value: object) -> int | None:
     return None if value is None or value == "" else _integer(1)(value)
 
 
+def _device(value: object) -> int | None:
+    return None if value is None or value == "" else _integer(0)(value)
+
+
 def _gigabytes(value: object) -> float:
     number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else -1.0
     if not 0 < number < float("inf"):
@@ -160,8 +164,8 @@ class Options:
     engine: str = option(
         "auto",
         _one_of("auto", "paddle", "cuda", "reference"),
-        "What runs the program. `auto`: the best engine that this machine has; "
-        "`reference`: the graph by NumPy, slowly, for tests and debugging.",
+        "What runs the program. `auto`: `cuda` where this machine has a device and the packages for it and the "
+        "program runs there, else `paddle`; `reference`: the graph by NumPy, slowly, for tests and debugging.",
     )
     passes: tuple[str, ...] = option(
         (),
@@ -196,6 +200,13 @@ class Options:
         _one_of("off", "fast", "max"),
         "How the CUDA engine chooses kernels: `off` as they are guessed to be best, `fast` by timing some for about "
         "20 seconds, `max` by timing all. What was found is kept in the cache.",
+        compiles=False,
+    )
+    device: int | None = option(
+        None,
+        _device,
+        "The device of the CUDA engine, by its number among those that the process sees. None: the one that Paddle is "
+        "set to, where it is a GPU build, else the first.",
         compiles=False,
     )
     num_threads: int | None = option(

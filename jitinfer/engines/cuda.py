@@ -5,20 +5,20 @@ What has no kernel goes to Paddle, with its neighbours: such a program runs in p
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from jitinfer.engines.cuda_needs import missing
 from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
 from jitinfer.engines.kernel_check import on_device
 from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
-from jitinfer.engines.tensors import array_of, tensor_of
-from jitinfer.errors import EngineError, JitinferError, UnsupportedOpError
-from jitinfer.runtime import Device, device_problem, model_file
+from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
+from jitinfer.errors import DeviceError, EngineError, JitinferError, UnsupportedOpError
+from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class CudaExecutable:
     def __init__(self, request: Request, recipe: CudaRecipe) -> None:
         self._request = request
         self._recipe = recipe
-        self._device = Device.of(0)
+        self._device = _device(request)
         self._stages = Stages(request, arrangement(request.options), recipe.dropped)
         self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
         self._shared: dict[tuple[int, ...], Shared] = {}
@@ -63,7 +63,10 @@ class CudaExecutable:
 
     def run(self, tensors: Sequence[Any]) -> list[Any]:
         with self._as_engine_errors():
-            results = self._session(_shapes(tensors)).run([array_of(tensor) for tensor in tensors])
+            session = self._session(_shapes(tensors))
+            if gpu_of(tensors) is not None and isinstance(session, Session):
+                return run_where_they_lie(session, tensors)
+            results = session.run([array_of(tensor) for tensor in tensors])
         return [tensor_of(array) for array in results]
 
     def prepare(self, tensors: Sequence[Any]) -> None:
@@ -165,13 +168,10 @@ class CudaEngine:
     name = "cuda"
 
     def missing(self) -> str:
-        for module, package in (("triton", "triton"), ("cuda.bindings", "cuda-bindings"), ("nvmath", "nvmath-python")):
-            if not _installed(module):
-                return f'{package} is not installed; pip install "jitinfer[cuda]"'
-        return device_problem() or ""
+        return missing()
 
     def search(self, request: Request) -> CudaSearch[CudaExecutable]:
-        device = Device.of(0)
+        device = _device(request)
         return CudaSearch(request, device, _prepared, on_device(device))
 
     def compile(self, request: Request) -> CudaExecutable:
@@ -179,6 +179,17 @@ class CudaEngine:
         if request.expected is None:
             return search.load(search.start)
         return search.find()[0]
+
+
+def _device(request: Request) -> Device:
+    """The one that the options name, or where the tensors lie, or that Paddle is set to. Raises EngineError."""
+    given = request.options.device
+    if given is None:
+        given = gpu_of(request.inputs)
+    try:
+        return Device.of(paddle_device() if given is None else given)
+    except DeviceError as error:
+        raise EngineError(f"{request.name}: {error}") from error
 
 
 def _prepared(request: Request, recipe: CudaRecipe) -> CudaExecutable:
@@ -196,10 +207,3 @@ def _steps(session: Session | Composition) -> str:
     if isinstance(session, Session):
         return str(len(session.model.plan.steps))
     return " + ".join(_steps(runner) for runner in session.runners if isinstance(runner, Session))
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -1,14 +1,19 @@
-"""Paddle's tensors as NumPy arrays, and the other way round."""
+"""Paddle's tensors as arrays, and the other way round; on the device with a GPU build of Paddle."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy
 import paddle
 
 from jitinfer.graph.types import NARROW, dtype_name, numpy_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jitinfer.runtime.model import Session
 
 
 def array_of(tensor: Any) -> Any:
@@ -36,3 +41,23 @@ def tensor_of(array: Any) -> Any:
     if dtype_name(array.dtype) in NARROW:
         return paddle.to_tensor(array.astype("float32")).astype(dtype_name(array.dtype))
     return paddle.to_tensor(array)
+
+
+def gpu_of(tensors: Iterable[Any]) -> int | None:
+    """The device of the first that lies on one; None where all are in the host's memory."""
+    places = (tensor.place for tensor in tensors)
+    return next((place.gpu_device_id() for place in places if place.is_gpu_place()), None)
+
+
+def paddle_device() -> int:
+    """The device that Paddle is set to; the first one for a CPU build."""
+    kind, _, number = paddle.get_device().partition(":")
+    return int(number or 0) if kind == "gpu" else 0
+
+
+def run_where_they_lie(session: Session, tensors: Sequence[Any]) -> list[Any]:
+    """The results of a session in Paddle's current stream; what lies on the device, results too, stays there."""
+    stream = paddle.device.current_stream().stream_base.raw_stream
+    inputs = [tensor.detach() if tensor.place.is_gpu_place() else array_of(tensor) for tensor in tensors]
+    outputs = session.enqueue(inputs, stream)
+    return [paddle.utils.dlpack.from_dlpack(output).clone() for output in outputs]  # the next call writes them again

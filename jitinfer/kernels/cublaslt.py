@@ -12,7 +12,7 @@ from jitinfer.kernels.family import WORKSPACE, Candidate, Config, Family
 from jitinfer.kernels.triton.epilogue import finishing_launch, walkable
 from jitinfer.kernels.triton.matmul import multipliable
 from jitinfer.runtime.cublaslt import Product
-from jitinfer.runtime.device import Device, device_problem
+from jitinfer.runtime.device import Device, device_count, device_problem
 from jitinfer.runtime.plan import Gemm, Matrix, Pointer, aligned
 
 if TYPE_CHECKING:
@@ -56,12 +56,13 @@ class CublasLtProduct(Family):
         return multipliable(contraction_of(node))
 
     def configs(self, node: Node, target: Target) -> Sequence[Config]:
-        """`proposal`: the place of the algorithm among those that cuBLASLt proposes on the device of this machine."""
+        """`proposal`: the place of the algorithm among those that cuBLASLt proposes on a device such as `target`."""
         early = int(target.has_programmatic_launch)
         first = Config.of(proposal=0, programmatic=early)
-        if device_problem() is not None:
+        device = _device_like(target)
+        if device is None:
             return [first]
-        proposals = _proposals(_gemm(self.launches(node, first, target)), PROPOSALS)
+        proposals = _proposals(_gemm(self.launches(node, first, target)), PROPOSALS, device)
         return [first, *(Config.of(proposal=n, programmatic=early) for n in range(1, len(proposals)))]
 
     def launches(self, node: Node, config: Config, target: Target) -> Candidate:
@@ -70,8 +71,10 @@ class CublasLtProduct(Family):
         candidate = _candidate(contraction, programmatic=bool(config["programmatic"]))
         if config["proposal"] == 0:
             return candidate
-        gemm = _gemm(candidate)
-        proposals = _proposals(gemm, config["proposal"] + 1)
+        gemm, device = _gemm(candidate), _device_like(target)
+        if device is None:
+            raise KernelError(f"there is no device of sm_{target.compute_capability} to ask for its algorithms")
+        proposals = _proposals(gemm, config["proposal"] + 1, device)
         if len(proposals) <= config["proposal"]:
             raise KernelError(f"cuBLASLt proposes {len(proposals)} algorithms, not {config['proposal'] + 1}")
         chosen = replace(gemm, algorithm=proposals[-1].code)
@@ -83,9 +86,17 @@ def _gemm(candidate: Candidate) -> Gemm:
     return gemm
 
 
-def _proposals(gemm: Gemm, count: int) -> list[Algorithm]:
-    """By the heuristics, on the first device; its buffers are aligned as those of a plan are."""
-    device = Device.of(0)
+def _device_like(target: Target) -> Device | None:
+    """One of this machine's, if it has one of that kind."""
+    if device_problem() is not None:
+        return None
+    devices = map(Device.of, range(device_count()))
+    kind = (target.compute_capability, target.sm_count)
+    return next((each for each in devices if (each.compute_capability, each.sm_count) == kind), None)
+
+
+def _proposals(gemm: Gemm, count: int, device: Device) -> list[Algorithm]:
+    """By the heuristics of a device; its buffers are aligned as those of a plan are."""
     with device.current():
         product = Product(gemm, lambda pointer: 2**32 + pointer.offset, device)
         try:

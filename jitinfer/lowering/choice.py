@@ -98,7 +98,8 @@ def offers(node: Node, target: Target, excluded: Exclusions = ()) -> list[Offer]
             for each in by_family
         ]
     if not any(by_family):
-        raise UnsupportedOpError(f"{call_text(node)} has no CUDA kernel{' left that is right' if by_family else ''}")
+        problem = "has no CUDA kernel left that is right" if by_family else "has no CUDA kernel"
+        raise UnsupportedOpError(f"{call_text(node)} {problem}")
     longest = max(map(len, by_family))
     return [configs[i] for i in range(longest) for configs in by_family if i < len(configs)]
 

@@ -12,7 +12,7 @@ from reference import assert_same, compiled
 
 import jitinfer
 from jitinfer.cache import Cache, cache_location
-from jitinfer.engines import cuda
+from jitinfer.engines import cuda, cuda_needs
 from jitinfer.engines.pieces import Composition, Division
 from jitinfer.engines.protocol import Request
 from jitinfer.engines.stages import Stages
@@ -70,7 +70,7 @@ def stand_in(monkeypatch):
     """`engine="cuda"` where there is no device. Small shapes are worth their way to it."""
     device = Device(0, "a stand-in", 90, H100.sm_count, H100.shared_memory, H100.l2_bytes, 80 * 2**30, 13000)
     monkeypatch.setattr(cuda, "Device", SimpleNamespace(of=lambda index: device))
-    monkeypatch.setattr(cuda.CudaEngine, "missing", lambda self: "")
+    monkeypatch.setattr(cuda_needs, "device_problem", lambda: None)
     monkeypatch.setattr(
         cuda.CudaExecutable, "_loaded", lambda self, graph, parameters: NumpySession(graph, parameters, self)
     )
