@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from jitinfer.kernels.cublaslt import CublasLtProduct
 from jitinfer.kernels.triton.attention import BlockAttention
 from jitinfer.kernels.triton.attention_decode import DecodeAttention
+from jitinfer.kernels.triton.conv2d import ImplicitGemm
+from jitinfer.kernels.triton.conv2d_direct import DirectConvolution
 from jitinfer.kernels.triton.creation import Creation
 from jitinfer.kernels.triton.gathering import Gathers
 from jitinfer.kernels.triton.generated import FAMILIES as GENERATED
@@ -31,6 +33,8 @@ BUILT_IN: tuple[Family, ...] = (
     BulkCopyProduct(),
     FewRowsProduct(),
     TiledProduct(),
+    DirectConvolution(),
+    ImplicitGemm(),
     *GENERATED,
     RotaryHalves(),
     TimestepEmbedding(),

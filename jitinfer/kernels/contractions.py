@@ -54,6 +54,7 @@ class Matrices:
 class Contraction:
     """y[s, m, n] = residual[s, m, n] + gate[s, m, n] * activation(product[s, m, n] + bias[s, n])
 
+    `inner`: the residual is added to what the activation is given instead.
     product[s, m, n]: the sum over k of x[s, m, k] * weight[s, k, n]; for s in `stack`, m in `rows`, k in `depth`, n in
     `columns`, of which none is empty.
     """
@@ -70,6 +71,7 @@ class Contraction:
     gate: Matrices | None = None
     activation: str = "none"
     negative_slope: float = 0.0
+    inner: bool = False
 
     @property
     def tensors(self) -> dict[str, Matrices]:
@@ -119,7 +121,14 @@ def restacked(contraction: Contraction) -> Contraction | None:
 
 
 def contraction_of(node: Node) -> Contraction | None:
-    """Of a matmul or linear node; None where it is empty, or its axes do not fall into stack, rows and columns."""
+    """Of a matmul or linear node, or of a conv2d node whose windows are pixels of the image.
+
+    None where it is empty, or its axes do not fall into stack, rows and columns.
+    """
+    if node.op.name == "conv2d":
+        from jitinfer.kernels.convolutions import product_of  # here: it imports this module
+
+        return product_of(node)
     return _matmul(node) if node.op.name == "matmul" else _linear(node)
 
 

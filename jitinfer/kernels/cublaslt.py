@@ -49,7 +49,7 @@ class CublasLtProduct(Family):
     """All products of floating numbers: what is no matrix to cuBLASLt is made one by a copy ahead of it."""
 
     name = "cublaslt"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
     compiled = False
 
     def supports(self, node: Node, target: Target) -> bool:

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def arranged(names: Sequence[str], precision: str) -> list[str]:
-    """`names`, so that the graph computes in `precision`, and weights lie as products read them best.
+    """`names`, so that the graph computes in `precision`, and weights and images lie as kernels read them best.
 
     Raises PassError for a precision that there is not.
     """
     place = names.index("weight_prologue") if "weight_prologue" in names else len(names)
-    names = [*names[:place], "transpose_weights", *names[place:]]
+    names = [*names[:place], "transpose_weights", *names[place:], "channels_last"]
     return names if precision == "float32" else converting(names, precision)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from jitinfer.graph.node import Node
 from jitinfer.graph.op import Kind, op_named
-from jitinfer.graph.view import View
+from jitinfer.graph.operations.movement import concat_places
 from jitinfer.kernels.family import families_for
 
 if TYPE_CHECKING:
     from jitinfer.graph import Graph
     from jitinfer.graph.node import Value
+    from jitinfer.graph.view import View
     from jitinfer.kernels.target import Target
 
 
@@ -24,48 +25,39 @@ def kernel_nodes(graph: Graph, target: Target) -> list[Node]:
     they belong, if there are kernels that can; the rest is copied.
     """
     nodes = [node for node in graph.nodes if node.op.kind is not Kind.CREATION]
-    for join in [node for node in nodes if node.op.name == "concat" and not any(node.stores)]:
+    for join in [node for node in nodes if node.op.name == "concat"]:
         nodes = _without(join, nodes, graph, target)
     return nodes
 
 
 def _without(join: Node, nodes: list[Node], graph: Graph, target: Target) -> list[Node]:
     """`nodes` with those in place of `join` that write its parts; as they are where a copy is left to do at least."""
-    parts = _parts(join)
+    parts = concat_places(join)
+    if parts is None:
+        return nodes
     writers = {value: node for node in nodes for value in node.outputs}
     reads = Counter(value for node in nodes for value in node.inputs if value is not None)
     changed: dict[Node, Node] = {}
-    for value, part in parts:
+    for position, (value, part) in enumerate(zip(join.inputs, parts, strict=True)):
         writer = writers.get(value) if value is not None and reads[value] == 1 and value not in graph.outputs else None
         if writer is None or value is None:
             return nodes
-        replaced = _writing(changed.get(writer, writer), value, join.output, part)
+        replaced = _writing(changed.get(writer, writer), value, join.view(position), join.output, part)
         if replaced is None or next(families_for(replaced, target), None) is None:
             return nodes
         changed[writer] = replaced
     return [changed.get(node, node) for node in nodes if node is not join]
 
 
-def _parts(join: Node) -> list[tuple[Value | None, View]]:
-    """Each operand that is read as it is, and its place in the result; None for one that is read through a view."""
-    whole, parts, start = View.of(join.output.shape), [], 0
-    axis = join.axis % len(join.output.shape)
-    for position, value in enumerate(join.inputs):
-        kind = join.input_type(position)
-        assert kind is not None
-        starts, stops = [0] * kind.rank, list(join.output.shape)
-        starts[axis], stops[axis] = start, start + kind.shape[axis]
-        start = stops[axis]
-        part = whole.slice(tuple(starts), tuple(stops), (1,) * kind.rank)
-        parts.append((value if join.view(position) is None else None, part))
-    return parts
-
-
-def _writing(node: Node, value: Value, into: Value, part: View) -> Node | None:
-    """`node`, but with its result `value` written to a part of `into`; None where strides cannot say that."""
+def _writing(node: Node, value: Value, read: View | None, into: Value, part: View) -> Node | None:
+    """`node`, but with what is read of its result `value` written to a part of `into`; None where strides cannot say
+    that."""
     position = node.outputs.index(value)
     before = node.store(position)
-    store = part if before is None else part.compose(before, value.shape)
+    if read is None:
+        store = part if before is None else part.compose(before, value.shape)
+    else:
+        store = part if before == read else None  # it is read in the order in which it is computed
     if store is None:
         return None
     outputs = tuple(into if each is value else each for each in node.outputs)

@@ -2,6 +2,7 @@
 
 from jitinfer.passes import (
     absorb_views,
+    channels_last,
     conv_as_linear,
     convert_precision,
     eliminate_dead_nodes,
@@ -36,6 +37,7 @@ __all__ = [
     "RewritePass",
     "Step",
     "absorb_views",
+    "channels_last",
     "chosen",
     "constant",
     "conv_as_linear",

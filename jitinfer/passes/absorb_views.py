@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from jitinfer.graph.operations.movement import concat_places
 from jitinfer.graph.types import contiguous_strides
 from jitinfer.graph.view import View
 from jitinfer.passes.editor import Editor
@@ -14,6 +15,9 @@ from jitinfer.passes.rewrite import GraphPass, graph_pass
 if TYPE_CHECKING:
     from jitinfer.graph.graph import Graph
     from jitinfer.graph.node import Node, Value
+
+CUTTING = frozenset({"linear", "matmul"})
+"""Ops whose kernels write results under any axes, also such as are parts of the op's own."""
 
 _Source = tuple["Value", View]
 """What a value is: this view of another one's buffer."""
@@ -116,10 +120,25 @@ class AbsorbStores(GraphPass):
         before = writer.store(writer.outputs.index(read))
         view = node.view(0) or View.of(read.shape)
         if node.op.name == "transpose":
-            return None if before is not None else inverse(view.transpose(node.permutation), read.type.size)
+            turned = None if before is not None else inverse(view.transpose(node.permutation), read.type.size)
+            return turned if turned is not None and _writable(writer, read, turned) else None
         if not view.contiguous() or view.size != read.type.size:
             return None
         return before or View.of(read.shape)
+
+
+def _writable(writer: Node, result: Value, store: View) -> bool:
+    """Whether kernels of `writer` can write a result so: most of them want strides along its axes.
+
+    Products take the axes of the store one by one, and copies that put tensors together go part by part.
+    """
+    if writer.op.name in CUTTING:
+        return True
+    stores = tuple(store if value is result else writer.store(i) for i, value in enumerate(writer.outputs))
+    if writer.op.name == "concat":
+        return concat_places(dataclasses.replace(writer, stores=stores)) is not None
+    types = writer.op.output_types(writer.input_types(), writer.attributes)
+    return store.reshape(types[writer.outputs.index(result)].shape) is not None
 
 
 def inverse(view: View, elements: int) -> View | None:

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.graph.arithmetic import ops
-from jitinfer.graph.op import Kind
 from jitinfer.graph.view import View
+from jitinfer.passes.absorb_views import CUTTING
 from jitinfer.passes.editor import Editor
 from jitinfer.passes.pattern import Match, optional
 from jitinfer.passes.rewrite import GraphPass, RewritePass, graph_pass
@@ -24,8 +24,8 @@ class ConvAsLinear(GraphPass):
 
     An Image is Worth 16x16 Words, Dosovitskiy et al., 2021. The result is transposed back to [N, O, H', W']; where
     the model wants tokens, its own transpose cancels against that one. The weight's reshape is one for the prologue.
-    Without padding, dilation and groups, and where windows are larger than one pixel, that is always done: the patches
-    are read in their places (contract_axes), so nothing is copied.
+    Without padding, dilation, groups and residual, and where windows are larger than one pixel, that is always done:
+    the patches are read in their places (contract_axes), so nothing is copied.
 
     A window of one pixel is done only where tokens stand on one side of it, that is, where x was transposed from
     [N, HW, C], or all readers of the result transpose it to that. One of the two transposes then cancels, and strides
@@ -47,6 +47,8 @@ def _is_product(editor: Editor, node: Node) -> bool:
     if node.op.name != "conv2d" or not node.plain or node.groups != 1:
         return False
     x, weight = editor.inputs(node)[:2]
+    if node.operand("residual") is not None:
+        return False
     assert x is not None
     assert weight is not None
     window = weight.shape[2:]
@@ -56,7 +58,8 @@ def _is_product(editor: Editor, node: Node) -> bool:
 
 
 def _product(editor: Editor, node: Node) -> Tensor:
-    x, weight, *bias = (None if value is None else editor.builder.tensor(value) for value in editor.inputs(node))
+    operands = editor.inputs(node)[:3]
+    x, weight, *bias = (None if value is None else editor.builder.tensor(value) for value in operands)
     assert x is not None
     assert weight is not None
     (batch, channels), (out, _, *window) = x.shape[:2], weight.shape
@@ -157,11 +160,11 @@ class ContractAxes(RewritePass):
 
 
 def _written_for(editor: Editor, value: Value) -> bool:
-    """Whether an op that can write strides computes `value` for its one reader alone, reshapes between them or not."""
+    """Whether an op that can write any axes computes `value` for its one reader alone, reshapes between them or not."""
     while len(editor.users(value)) == 1 and not editor.is_output(value):
         node = editor.producer(value)
         if node is None or node.op.name != "reshape" or not node.plain:
-            return node is not None and node.op.strided and node.op.kind is not Kind.VIEW
+            return node is not None and node.op.name in CUTTING
         (source,) = editor.inputs(node)
         assert source is not None
         value = source

@@ -19,8 +19,24 @@ def _per_channel(shape: tuple[int, ...], channels: int) -> bool:
 
 
 def _convolved(x: Any, weight: Any, bias: Any) -> Any:
-    """A convolution with or without a bias, before any activation."""
+    """A convolution with or without a bias, before any residual and activation."""
     return ops.conv2d(x, weight, optional(bias), activation="none")
+
+
+@graph_pass("fuse_conv_padding")
+class FuseConvPadding(RewritePass):
+    """conv2d(x with zeros around its rows and columns, weight)  ->  conv2d(x, weight, padding)"""
+
+    def pattern(self, x: Any, weight: Any, bias: Any, residual: Any) -> Any:
+        return ops.conv2d(ops.pad(x, mode="constant"), weight, optional(bias), optional(residual))
+
+    def where(self, m: Match) -> bool:
+        return m.pad.value == 0 and not any((*m.pad.low[:2], *m.pad.high[:2]))
+
+    def replace(self, m: Match) -> Any:
+        around = zip(m.pad.low[2:], m.pad.high[2:], m.conv2d.padding, strict=True)
+        padding = tuple((low + before, high + behind) for low, high, (before, behind) in around)
+        return ops.conv2d(m.x, m.weight, m.bias, m.residual, **{**m.conv2d.attributes, "padding": padding})
 
 
 @graph_pass("fuse_conv_scale")
@@ -58,14 +74,29 @@ class FuseConvBias(RewritePass):
         return ops.conv2d(m.x, m.weight, more if m.bias is None else m.bias + more, **m.conv2d.attributes)
 
 
+@graph_pass("fuse_conv_residual")
+class FuseConvResidual(RewritePass):
+    """conv2d(x, weight, bias) + residual  ->  conv2d(x, weight, bias, residual)"""
+
+    def pattern(self, x: Any, weight: Any, bias: Any, residual: Any) -> Any:
+        return _convolved(x, weight, bias) + residual
+
+    def where(self, m: Match) -> bool:
+        result = m.conv2d.output
+        return bool(m.nodes[0].output.type == result.type and m.residual.dtype == result.dtype)
+
+    def replace(self, m: Match) -> Any:
+        return ops.conv2d(m.x, m.weight, m.bias, m.residual, **m.conv2d.attributes)
+
+
 @graph_pass("fuse_conv_activation")
 class FuseConvActivation(RewritePass):
-    """activation(conv2d(x, weight, bias))  ->  conv2d(x, weight, bias, activation)"""
+    """activation(conv2d(x, weight, bias, residual))  ->  conv2d(x, weight, bias, residual, activation)"""
 
-    def pattern(self, x: Any, weight: Any, bias: Any) -> Any:
-        product = _convolved(x, weight, bias)
+    def pattern(self, x: Any, weight: Any, bias: Any, residual: Any) -> Any:
+        product = ops.conv2d(x, weight, optional(bias), optional(residual), activation="none")
         return either(*(getattr(ops, name)(product, label="activation") for name in ACTIVATIONS))
 
     def replace(self, m: Match) -> Any:
         attributes = {**m.conv2d.attributes, "activation": activation_name(m.activation)}
-        return ops.conv2d(m.x, m.weight, m.bias, **attributes)
+        return ops.conv2d(m.x, m.weight, m.bias, m.residual, **attributes)

@@ -45,7 +45,7 @@ class WeightPrologue(GraphPass):
         moved = weight_nodes(graph)
         if not moved:
             return graph, 0
-        prologue = graph.prologue or _identity(graph.parameters)
+        prologue = graph.prologue or identity(graph.parameters)
         names = Builder([value.name for value in prologue.inputs])
         inside: dict[Value, Value] = {}
         nodes: list[Node] = []
@@ -76,7 +76,7 @@ class WeightPrologue(GraphPass):
         return dataclasses.replace(graph, parameters=parameters, nodes=rest, prologue=after), len(moved)
 
 
-def _identity(parameters: tuple[Value, ...]) -> Graph:
+def identity(parameters: tuple[Value, ...]) -> Graph:
     """A prologue that gives the weights as they are."""
     inputs = tuple(Value(value.type, value.name) for value in parameters)
     return Graph(inputs, (), (), inputs)

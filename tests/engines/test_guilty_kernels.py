@@ -343,7 +343,8 @@ def test_memory_that_does_not_suffice_is_nobody_s_fault(tmp_path):
 
 def test_what_has_no_kernel_is_said_at_once(tmp_path):
     def function(x):
-        return paddle.nn.functional.conv2d(x.reshape([1, 1, 5, 16]), paddle.ones([1, 1, 3, 3]))
+        image = x.reshape([1, 1, 5, 16]).astype("float64")
+        return paddle.nn.functional.conv2d(image, paddle.ones([1, 1, 3, 3], "float64"))
 
     search = search_for(request_for(tmp_path, function))
     with pytest.raises(EngineError, match="has no CUDA kernel") as raised:

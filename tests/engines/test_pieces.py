@@ -215,7 +215,7 @@ def test_a_recurrent_network_in_the_middle():
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_convolutions_that_overlap_between_products():
+def test_convolutions_between_products_stay_on_the_device():
     class Net(paddle.nn.Layer):
         def __init__(self):
             super().__init__()
@@ -231,11 +231,7 @@ def test_convolutions_that_overlap_between_products():
     x = paddle.randn([4, 16])
     fast = on_cuda(model)
     assert_same(fast(x), Net.forward(model, x))
-    assert pieces_of(model.forward) == "dpd"
-    told = model.forward.explain()
-    assert "1 of 3 pieces run on Paddle" in told
-    assert line(Net.forward, "silu(self.conv") in told
-    assert "conv2d" in told
+    assert pieces_of(model.forward) == "d"
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -4,6 +4,7 @@ import numpy
 import pytest
 from generated_cases import TARGET, check, node_of, random_arrays
 
+from jitinfer.graph import View
 from jitinfer.kernels import Config
 from jitinfer.kernels.triton.generated.cut_rows import CutRows
 
@@ -41,10 +42,15 @@ def test_softmax_of_what_is_masked():
 
 @pytest.mark.parametrize("activation", ["none", "silu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_group_norm(dtype, activation):
+@pytest.mark.parametrize("last", [False, True])
+def test_group_norm(last, dtype, activation):
     vector = ((8,), dtype)
     attributes = {"groups": 2, "activation": activation}
-    node = node_of("group_norm", [((2, 8, 24, 25), dtype), vector, vector], attributes)
+    shape, view = (2, 8, 24, 25), None
+    if last:
+        shape = (2, 24, 25, 8)
+        view = View.of(shape).transpose((0, 3, 1, 2))
+    node = node_of("group_norm", [(shape, dtype), vector, vector], attributes, [view], [view])
     check(FAMILY, node, random_arrays(node), slack=32.0, scale=10.0, configs=configs(4))
 
 

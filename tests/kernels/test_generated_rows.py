@@ -64,6 +64,15 @@ def test_group_norm(shape, groups, dtype, activation):
     check(FAMILY, node, random_arrays(node), slack=32.0, scale=10.0)
 
 
+@pytest.mark.parametrize("style", ["transposed", "sliced", "broadcast"])
+@pytest.mark.parametrize("shape", [(2, 8, 5, 7), (2, 8, 12)])
+def test_group_norm_through_strides(shape, style):
+    view, buffer = strided_view(shape, style)
+    vector = ((8,), "float32")
+    node = node_of("group_norm", [(buffer, "float32"), vector, vector], {"groups": 4}, views=(view,))
+    check(FAMILY, node, random_arrays(node), slack=32.0, scale=10.0)
+
+
 @pytest.mark.parametrize("style", ["reversed", "transposed", "sliced", "broadcast"])
 def test_strided_rows(style):
     shape = (4, 3, 40)

@@ -4,6 +4,7 @@ import numpy
 import pytest
 from generated_cases import check, node_of, random_arrays
 
+from jitinfer.graph import View
 from jitinfer.kernels.triton.padding import PadAndResize
 from jitinfer.kernels.triton.pooling import Pools
 
@@ -56,6 +57,25 @@ def test_largest(dtype):
     node = node_of("max_pool2d", [((2, 3, 9, 10), dtype)], attributes)
     arrays = random_arrays(node, 1, -9, 3)
     check(POOL, node, arrays)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "attributes"),
+    [
+        (POOL, "max_pool2d", {"window": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}),
+        (POOL, "average_pool2d", {"window": (2, 2), "strides": (2, 2)}),
+        (PAD, "resize_nearest", {"size": (18, 20)}),
+        (PAD, "pad", {"low": (0, 0, 1, 1), "high": (0, 0, 0, 2), "mode": "reflect"}),
+    ],
+)
+def test_channels_last(family, name, attributes):
+    """Read, and written, through strides."""
+    plain = node_of(name, [((2, 6, 9, 10), "float32")], attributes)
+    batch, channels, *size = plain.output.shape
+    view = View.of((2, 9, 10, 6)).transpose((0, 3, 1, 2))
+    store = View.of((batch, *size, channels)).transpose((0, 3, 1, 2))
+    node = node_of(name, [((2, 9, 10, 6), "float32")], attributes, [view], [store])
+    check(family, node, random_arrays(node), slack=16.0)
 
 
 def test_largest_with_nan():

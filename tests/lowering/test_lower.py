@@ -82,8 +82,8 @@ def test_inputs_and_constants_as_outputs_are_copied(compiler):
 
 def test_an_op_without_a_kernel_is_named_with_the_model_s_line(compiler):
     builder = Builder()
-    image, weight = builder.input("x", (1, 3, 8, 8)), builder.parameter("w", (4, 3, 3, 3))
-    with pytest.raises(UnsupportedOpError, match=r"conv2d\(float32\[1, 3, 8, 8\], .*has no CUDA kernel"):
+    image, weight = (builder.input(name, (4, 3, 3, 3), "float64") for name in "xw")
+    with pytest.raises(UnsupportedOpError, match=r"conv2d\(float64\[4, 3, 3, 3\], .*has no CUDA kernel"):
         lower(builder.build(ops.conv2d(image, weight)), compiler.target, FirstThatCompiles(compiler))
 
 

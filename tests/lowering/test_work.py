@@ -8,8 +8,10 @@ from jitinfer.graph.evaluation import evaluate_node
 from jitinfer.kernels.device_library import numpy_device_library
 from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.target import Target
+from jitinfer.lowering.arrangement import arranged
 from jitinfer.lowering.choice import offers
 from jitinfer.lowering.work import kernel_nodes, unsupported
+from jitinfer.passes import default, run_passes
 
 TARGET = Target.named(90)
 
@@ -60,6 +62,22 @@ def test_parts_are_written_in_place(axis):
     numpy.testing.assert_allclose(interpreted(graph, arrays)[0], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_parts_of_an_image_with_channels_last_are_written_in_place():
+    builder = Builder()
+    x = builder.input("x", (2, 3, 4, 5))
+    first, second = (
+        ops.conv2d(x, builder.parameter(name, (6, 3, 3, 3)), padding=((1, 1), (1, 1))) for name in ("a", "b")
+    )
+    y = ops.conv2d(ops.concat(first, ops.tanh(second), axis=1), builder.parameter("c", (2, 12, 1, 1)))
+    graph = run_passes(builder.build(y), arranged(default(), "float32"), check=True)[0]
+    assert "concat" in graph.counts()
+    nodes = kernel_nodes(graph, TARGET)
+    assert "concat" not in [node.op.name for node in nodes]
+    joined = nodes[-1].inputs[0]
+    assert sorted(node.store(0).offset for node in nodes if node.output is joined) == [0, 6]
+    assert all(node.store(0).strides == (240, 1, 60, 12) for node in nodes if node.output is joined)
+
+
 @pytest.mark.parametrize("changes", [{"shared": True}, {"whole": True}])
 def test_what_others_read_is_copied(changes):
     nodes = kernel_nodes(joint(**changes), TARGET)
@@ -68,6 +86,6 @@ def test_what_others_read_is_copied(changes):
 
 def test_what_no_kernel_computes_is_named():
     builder = Builder()
-    image, weight = builder.input("x", (1, 3, 8, 8)), builder.parameter("w", (4, 3, 3, 3))
+    image, weight = (builder.input(name, (4, 3, 3, 3), "float64") for name in "xw")
     graph = builder.build(ops.conv2d(ops.silu(image), weight))
     assert [node.op.name for node in unsupported(graph, TARGET)] == ["conv2d"]

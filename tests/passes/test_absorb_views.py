@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from jitinfer.graph import Builder, View, ops
 from jitinfer.graph.evaluation import apply_store, apply_view
+from jitinfer.passes import run_passes
 from jitinfer.passes.absorb_views import inverse
 from jitinfer.testing import PassTest
 
@@ -46,6 +47,30 @@ class TestOperands(PassTest):
         turned = ops.transpose(x, permutation=(1, 0))
         after = self.becomes(builder.build(turned, ops.exp(turned)), {"transpose": 1, "exp": 1})
         assert after.nodes[1].inputs == (after.inputs[0],)
+
+    @pytest.mark.parametrize("channels", [4, 6])
+    def test_what_is_put_together_is_shuffled_part_by_part(self, channels):
+        """Channels of two groups in turn (ShuffleNet); a part across the border of a group has no one stride."""
+        builder = Builder()
+        x = [ops.exp(builder.input(f"x{i}", (2, n, 3, 3))) for i, n in enumerate((channels, 8 - channels))]
+        both = ops.reshape(ops.concat(*x, axis=1), shape=(2, 2, 4, 3, 3))
+        shuffled = ops.reshape(ops.transpose(both, permutation=(0, 2, 1, 3, 4)), shape=(2, 8, 3, 3))
+        graph = builder.build(ops.cumsum(shuffled, axis=0))
+        after, _ = run_passes(graph, ["absorb_views", "absorb_stores"], check=True)
+        self.means_the_same(after, graph)
+        assert after.counts()["transpose"] == (0 if channels == 4 else 1)
+
+    def test_a_convolution_writes_along_its_axes(self):
+        """To rows of tokens, but not shuffled."""
+        builder = Builder()
+        x, weight = builder.input("x", (2, 3, 5, 5)), builder.parameter("w", (8, 3, 2, 2))
+        y = ops.conv2d(x, weight)
+        tokens = ops.transpose(ops.reshape(y, shape=(2, 8, 16)), permutation=(0, 2, 1))
+        after, _ = run_passes(builder.build(tokens), ["absorb_views", "absorb_stores"], check=True)
+        assert after.counts() == {"conv2d": 1}
+        shuffled = ops.transpose(ops.reshape(y, shape=(2, 2, 4, 4, 4)), permutation=(0, 2, 1, 3, 4))
+        after, _ = run_passes(builder.build(shuffled), ["absorb_views", "absorb_stores"], check=True)
+        assert after.counts() == {"conv2d": 1, "transpose": 1}
 
     def test_an_op_without_strides_reads_the_view(self):
         builder = Builder()

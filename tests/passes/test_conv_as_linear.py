@@ -122,8 +122,17 @@ class TestContractAxes(PassTest):
         assert after.nodes[0].contraction == 3
         assert after.nodes[0].inputs[0] is after.inputs[0]
 
-    def test_what_can_be_written_in_that_order_is(self):
+    def test_what_kernels_cannot_write_in_that_order_is_read_in_it(self):
         after = self.becomes(self.patches(of_result=True), {"exp": 1, "linear": 1})
+        assert after.nodes[1].contraction == 3
+        assert not any(after.nodes[0].stores)
+
+    def test_what_products_can_write_in_that_order_is(self):
+        builder = Builder()
+        image = ops.linear(builder.input("x", (2, 4, 6)), builder.parameter("v", (6, 6)))
+        parts = ops.transpose(ops.reshape(image, shape=(2, 2, 2, 3, 2)), permutation=(0, 1, 3, 2, 4))
+        y = ops.linear(ops.reshape(parts, shape=(2, 6, 4)), builder.parameter("w", (4, 5)))
+        after = self.becomes(builder.build(y), {"linear": 2})
         assert after.nodes[1].contraction == 1
         assert after.nodes[0].stores[0] is not None
 
@@ -165,11 +174,14 @@ class TestContractAxes(PassTest):
 
 @pytest.mark.parametrize(
     ("builder", "left"),
-    [(dit, set()), (sd3, {"concat"}), (pixart, set()), (large_dit, set()), (transformer_2d, set())],
+    [(dit, set()), (sd3, {"concat"}), (pixart, set()), (large_dit, set()), (transformer_2d, {"conv2d"})],
     ids=lambda each: getattr(each, "__name__", ""),
 )
 def test_transformers_of_images_move_no_data(builder, left):
-    """No convolution and no reshape is left; of what moves data, the joint attention of SD3 concatenates."""
+    """No convolution and no reshape is left; of what moves data, the joint attention of SD3 concatenates.
+
+    The projection to which Transformer2D adds an image stays a convolution of single pixels.
+    """
     case = build(builder)
     found = imported(case.function, case.tensors, case.arguments, case.layer)
     after, _ = run_passes(found.graph, check=True)

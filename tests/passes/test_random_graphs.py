@@ -391,8 +391,10 @@ def test_random_graphs_exercise_the_passes():
 
     run()
     assert set(default()) - fired <= {
+        "fuse_conv_padding",
         "fuse_conv_scale",
         "fuse_conv_bias",
+        "fuse_conv_residual",
         "fuse_conv_activation",
         "fuse_group_norm_silu",
         "form_gelu",

@@ -8,6 +8,7 @@ import numpy
 
 from jitinfer.graph.op import Kind, Op, register, require
 from jitinfer.graph.operations.contraction import ACTIVATIONS
+from jitinfer.graph.operations.pointwise import broadcast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +24,21 @@ Padding = tuple[Pair, Pair]
 
 
 class Conv2d(Op):
-    """activation(conv(x, weight) + bias); weight: [O, C / groups, height, width], not turned over; bias: [O]."""
+    """activation(conv(x, weight) + bias + residual); weight: [O, C / groups, height, width], not turned over.
+
+    bias: [O]; residual: anything that broadcasts to the result.
+    """
 
     name = "conv2d"
     kind = Kind.CONTRACTION
+    strided = True
 
     def infer(
         self,
         x: TensorType,
         weight: TensorType,
         bias: TensorType | None = None,
+        residual: TensorType | None = None,
         *,
         strides: Pair = (1, 1),
         padding: Padding = ((0, 0), (0, 0)),
@@ -52,13 +58,17 @@ class Conv2d(Op):
             room = x.shape[2 + axis] + sum(padding[axis]) - reach
             require(room >= 0, f"its window of {reach} does not fit")
             size.append(room // strides[axis] + 1)
-        return x.with_shape((x.shape[0], weight.shape[0], *size))
+        shape = (x.shape[0], weight.shape[0], *size)
+        fits = residual is None or (residual.dtype == x.dtype and broadcast(residual.shape, shape) == shape)
+        require(fits, f"its residual does not fit {list(shape)}")
+        return x.with_shape(shape)
 
     def evaluate(
         self,
         x: Array,
         weight: Array,
         bias: Array | None = None,
+        residual: Array | None = None,
         *,
         strides: Pair,
         padding: Padding,
@@ -75,7 +85,8 @@ class Conv2d(Op):
         rows = rows.transpose(1, 0, 3, 4, 2, 5, 6).reshape(groups, batch * height * width, -1)
         y = rows @ weight.reshape(groups, weight.shape[0] // groups, -1).swapaxes(1, 2)
         y = y.reshape(groups, batch, height, width, -1).transpose(1, 0, 4, 2, 3).reshape(batch, -1, height, width)
-        return ACTIVATIONS[activation](y if bias is None else y + bias[:, None, None])
+        y = y if bias is None else y + bias[:, None, None]
+        return ACTIVATIONS[activation](y if residual is None else y + residual)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
         weight = inputs[1]
@@ -92,6 +103,7 @@ class Conv2dTranspose(Op):
 
     name = "conv2d_transpose"
     kind = Kind.CONTRACTION
+    strided = True
 
     def infer(
         self,
@@ -166,6 +178,7 @@ class ResizeNearest(Op):
 
     name = "resize_nearest"
     kind = Kind.MOVEMENT
+    strided = True
 
     def infer(self, x: TensorType, *, size: Pair) -> TensorType:
         require(x.rank == 4 and min(size) > 0 and min(x.shape[2:]) > 0, f"there is no image of {size}")

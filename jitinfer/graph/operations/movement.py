@@ -9,6 +9,10 @@ import numpy
 from jitinfer.graph.op import Kind, Op, register, require
 from jitinfer.graph.operations.pointwise import broadcast
 from jitinfer.graph.types import INTEGRAL, TensorType
+from jitinfer.graph.view import View
+
+if TYPE_CHECKING:
+    from jitinfer.graph.node import Node
 
 Array = Any
 """A NumPy array, of one of the dtypes that the graph has."""
@@ -111,6 +115,25 @@ class Concat(Op):
         return numpy.concatenate(xs, axis=axis)
 
 
+def concat_places(node: Node) -> list[View] | None:
+    """Where the operands of a concat node go in the buffer of its result; None where one has no strided place."""
+    (kind,) = node.op.output_types(node.input_types(), node.attributes)
+    whole, axis, start = View.of(kind.shape), normal_axis(node.axis, kind.rank), 0
+    store = node.store(0) or whole
+    places = []
+    for each in node.input_types():
+        assert each is not None
+        starts, stops = [0] * kind.rank, list(kind.shape)
+        starts[axis], stops[axis] = start, start + each.shape[axis]
+        start = stops[axis]
+        part = whole.slice(tuple(starts), tuple(stops), (1,) * kind.rank)
+        place = store.compose(part, kind.shape)
+        if place is None:
+            return None
+        places.append(place)
+    return places
+
+
 _PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
@@ -119,6 +142,7 @@ class Pad(Op):
 
     name = "pad"
     kind = Kind.MOVEMENT
+    strided = True
 
     def infer(
         self,

@@ -24,6 +24,7 @@ class Pool2d(Op):
     unless `count_padding` says that it is zeros like any other."""
 
     kind = Kind.REDUCTION
+    strided = True
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]

@@ -236,6 +236,7 @@ class GroupNorm(Op):
 
     name = "group_norm"
     kind = Kind.REDUCTION
+    strided = True
 
     def infer(
         self,

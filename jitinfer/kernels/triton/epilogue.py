@@ -99,17 +99,20 @@ def finish(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     ONE_GATE: tl.constexpr,
+    INNER: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """Writes y = residual + gate * activation(value + bias) for one tile; value: [rows, columns] in float32.
 
     held: the residual's tile where it has been loaded; first_row: row[0]; HEIGHT, WIDTH: of the whole matrix;
-    ONE_GATE: all rows of a tile have the same gate.
+    ONE_GATE: all rows of a tile have the same gate; INNER: y = gate * activation(value + bias + residual).
     """
     inside = column < WIDTH
     mask = (row < HEIGHT)[:, None] & inside[None, :]
     if bias is not None:
         value += row_of(bias, stack, 0, column, inside, BIAS, WIDE)
+    if INNER:
+        value += tile_of(residual, stack, row, column, mask, RESIDUAL, WIDE).to(tl.float32)
     value = activated(value, ACTIVATION, SLOPE)
     if gate is not None:
         if ONE_GATE:
@@ -118,7 +121,7 @@ def finish(
             value = value * tile_of(gate, stack, row, column, mask, GATE, WIDE).to(tl.float32)
     if held is not None:
         value += held.to(tl.float32)
-    elif residual is not None:
+    elif residual is not None and not INNER:
         value += tile_of(residual, stack, row, column, mask, RESIDUAL, WIDE).to(tl.float32)
     across = walk(row, Y, ROWS, WIDE)[:, None] + walk(column, Y, COLUMNS, WIDE)[None, :]
     tl.store(y + walk(stack, Y, STACK, WIDE) + across, value.to(y.dtype.element_ty), mask)
@@ -145,6 +148,7 @@ def finish_parts(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     ONE_GATE: tl.constexpr,
+    INNER: tl.constexpr,
     WIDE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -165,7 +169,7 @@ def finish_parts(
         value += tile_of(parts + part * APART, stack, row, column, mask, PARTS, WIDE).to(tl.float32)
     finish(
         value, None, bias, residual, gate, y, stack, first_row, row, column, BIAS, RESIDUAL, GATE, Y, HEIGHT, WIDTH,
-        ACTIVATION, SLOPE, ONE_GATE, WIDE,
+        ACTIVATION, SLOPE, ONE_GATE, INNER, WIDE,
     )  # fmt: skip
 
 
@@ -198,6 +202,7 @@ def epilogue_arguments(contraction: Contraction, block_m: int) -> tuple[dict[str
         "WIDTH": contraction.columns,
         "ACTIVATION": contraction.activation,
         "SLOPE": contraction.negative_slope,
+        "INNER": contraction.inner and contraction.residual is not None,
         "ONE_GATE": contraction.gate is not None and _same_for(contraction.gate.rows, block_m),
     }
     for name in _OPERANDS:

@@ -135,6 +135,7 @@ def multiply(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     ONE_GATE: tl.constexpr,
+    INNER: tl.constexpr,
     EARLY: tl.constexpr,
     FLATTEN: tl.constexpr,
     WIDE: tl.constexpr,
@@ -199,7 +200,7 @@ def multiply(
             target = y + part.to(tl.int64) * APART
         finish(
             value, held, bias, residual, gate, target, stack, first_row, row, column, BIAS, RESIDUAL, GATE, Y, HEIGHT,
-            WIDTH, ACTIVATION, SLOPE, ONE_GATE, WIDE,
+            WIDTH, ACTIVATION, SLOPE, ONE_GATE, INNER, WIDE,
         )  # fmt: skip
 
 
@@ -207,7 +208,7 @@ class TiledProduct(Family):
     """By loads of each thread: any strides, any depth."""
 
     name = "tiled_product"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
 
     def supports(self, node: Node, target: Target) -> bool:
         return multipliable(contraction_of(node))
@@ -227,7 +228,7 @@ class BulkCopyProduct(Family):
     """By TMA, for the weights at least: 16-bit elements, rows that are 16 bytes aligned, sm_90 or later."""
 
     name = "bulk_copy_product"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
 
     def supports(self, node: Node, target: Target) -> bool:
         return target.has_tma and _copied(node) is not None
@@ -296,7 +297,7 @@ def _multiplying_launch(contraction: Contraction, config: Config, apart: int) ->
         TILES=tiles,
         PROGRAMS=programs,
         TOGETHER=8,
-        EARLY=bool(config["early"]) and contraction.residual is not None,
+        EARLY=bool(config["early"]) and contraction.residual is not None and not contraction.inner,
         FLATTEN=bool(config["flatten"]),
         WIDE=contraction.wide,
         DEPENDENT=bool(config["programmatic"]),

@@ -65,6 +65,7 @@ def multiply_one_row(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     ONE_GATE: tl.constexpr,
+    INNER: tl.constexpr,
     WIDE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -99,7 +100,7 @@ def multiply_one_row(
         target = y + part.to(tl.int64) * APART
     finish(
         tl.sum(value, axis=0)[None, :], None, bias, residual, gate, target, stack, 0, tl.arange(0, 1), column, BIAS,
-        RESIDUAL, GATE, Y, HEIGHT, WIDTH, ACTIVATION, SLOPE, ONE_GATE, WIDE,
+        RESIDUAL, GATE, Y, HEIGHT, WIDTH, ACTIVATION, SLOPE, ONE_GATE, INNER, WIDE,
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ class FewRowsProduct(Family):
     """Up to 16 rows, for each matrix of a stack."""
 
     name = "few_rows_product"
-    ops = ("matmul", "linear")
+    ops = ("matmul", "linear", "conv2d")
 
     def supports(self, node: Node, target: Target) -> bool:
         contraction = contraction_of(node)

@@ -6,9 +6,10 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
+from jitinfer.graph.operations.movement import concat_places
 from jitinfer.graph.types import itemsize
 from jitinfer.graph.view import View
-from jitinfer.kernels.family import Candidate, Config, Family
+from jitinfer.kernels.family import Candidate, Config, Family, output_name
 from jitinfer.kernels.operands import Strided
 from jitinfer.kernels.triton.generated import launching
 from jitinfer.kernels.triton.generated.block import Kernel
@@ -38,12 +39,12 @@ def as_bits(tensor: Strided) -> Strided:
 
 def pairs_of(node: Node) -> list[Pair] | None:
     """What goes where; None where strides cannot say that."""
+    if node.op.name == "concat":
+        return _parts(node)
     written = launching.results_of(node)
     if written is None:
         return None
     y, name = written[0], node.op.name
-    if name == "concat":
-        return _parts(node, y)
     x = launching.operand_at(node, 0)
     if name == "reshape":
         return _reshaped(x, y)
@@ -81,17 +82,15 @@ def _refined(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]
     return tuple(larger // smaller for smaller, larger in itertools.pairwise(steps))[::-1]
 
 
-def _parts(node: Node, y: Strided) -> list[Pair]:
-    axis = node.attributes["axis"] % len(y.shape)
-    found, start = [], 0
-    for position in range(len(node.inputs)):
-        x = launching.operand_at(node, position)
-        stop = start + x.shape[axis]
-        starts = tuple(start if each == axis else 0 for each in range(len(y.shape)))
-        stops = tuple(stop if each == axis else dim for each, dim in enumerate(y.shape))
-        found.append((x, Strided(y.buffer, y.dtype, y.view.slice(starts, stops, (1,) * len(starts)))))
-        start = stop
-    return [(x, part) for x, part in found if x.view.size]
+def _parts(node: Node) -> list[Pair] | None:
+    """A result that no one view describes can do so part by part."""
+    places = concat_places(node)
+    if places is None:
+        return None
+    operands = [launching.operand_at(node, position) for position in range(len(node.inputs))]
+    dtype = node.outputs[0].dtype
+    pairs = [(x, Strided(output_name(0), dtype, place)) for x, place in zip(operands, places, strict=True)]
+    return [(x, part) for x, part in pairs if x.view.size]
 
 
 class Copies(Family):

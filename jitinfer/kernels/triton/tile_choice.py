@@ -158,7 +158,9 @@ def _seconds(contraction: Contraction, choice: _Choice, target: Target) -> float
     most = -(-tiles // target.sm_count)  # tiles of the busiest multiprocessor
     written = tile.m * tile.n * (4 if choice.splits > 1 else size * (2 if contraction.residual else 1))
     busy = most * steps * step + written / through_l2
-    others = contraction.stack * contraction.rows * (contraction.depth + contraction.columns)
+    rows = contraction.stack * contraction.rows
+    # Of windows of an image that overlap, each element counts once.
+    others = min(rows * contraction.depth, contraction.x.reach + 1) + rows * contraction.columns
     moved = contraction.weight_bytes + others * size
     total = _RAMP + max(busy, moved / target.bandwidth)
     if choice.splits > 1:

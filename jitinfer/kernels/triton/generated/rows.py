@@ -15,7 +15,7 @@ import triton
 from jitinfer.graph.types import itemsize
 from jitinfer.kernels.family import Candidate, Config, Family
 from jitinfer.kernels.triton.generated import launching
-from jitinfer.kernels.triton.generated.access import Space, permuted
+from jitinfer.kernels.triton.generated.access import Space, permuted, with_axis_split
 from jitinfer.kernels.triton.generated.block import Kernel
 from jitinfer.kernels.triton.generated.body import NORMS, REDUCTIONS, SOFTMAX, Body, body_of, writable
 from jitinfer.kernels.triton.generated.pointwise import space_of
@@ -81,23 +81,21 @@ def rows_of(node: Node) -> Rows | None:
 
 
 def _group_norm(node: Node, body: Graph, tensors: Sequence[Strided]) -> Rows | None:
-    """Rows are groups: of x as [N, groups, channels of a group, elements of a channel]."""
-    x, y = tensors[0].reshape(_grouped(node)), tensors[-1].reshape(_grouped(node))
-    if x is None or y is None:
+    """Rows are groups: of x as [N, groups, channels of a group, ...], columns in the order in which x lies."""
+    groups = node.attributes["groups"]
+    channels = tensors[0].shape[1] // groups
+    if channels == 0:
         return None
-    shape = x.shape
+    x, y = (with_axis_split(each, 1, channels) for each in (tensors[0], tensors[-1]))
+    rest = (1,) * (len(x.shape) - 3)
     vectors = []
     for each in tensors[1:-1]:
-        channels = each.reshape((shape[1], shape[2], 1))
-        assert channels is not None
-        vectors.append(channels.broadcast_to(shape))
-    return Rows(body, Space(shape, 0, 2), (x, *vectors, y), 1)
-
-
-def _grouped(node: Node) -> tuple[int, int, int, int]:
-    batch, channels, *rest = node.outputs[0].shape
-    groups = node.attributes["groups"]
-    return batch, groups, channels // groups, math.prod(rest)
+        vector = each.reshape((groups, channels, *rest))
+        assert vector is not None
+        vectors.append(vector.broadcast_to(x.shape))
+    order = [0, 1, *sorted(range(2, len(x.shape)), key=lambda axis: -abs(x.strides[axis]))]
+    ordered = tuple(permuted(each, order) for each in (x, *vectors, y))
+    return Rows(body, Space(ordered[0].shape, 0, 2), ordered, 1)
 
 
 class HeldRows(Family):
