@@ -64,7 +64,7 @@ def encoder_and_decoder(**options):
 IMAGES = {
     "LeNet": (28, 1),
     "alexnet": (224,),
-    "densenet121": (64,),
+    "densenet121": (32,),
     "googlenet": (224,),
     "inception_v3": (128,),
     "mobilenet_v1": (64,),
@@ -72,14 +72,14 @@ IMAGES = {
     "mobilenet_v3_large": (64,),
     "mobilenet_v3_small": (64,),
     "resnet18": (64,),
-    "resnet50": (64,),
+    "resnet50": (32,),
     "resnext50_32x4d": (64,),
     "shufflenet_v2_swish": (64,),
     "shufflenet_v2_x0_25": (64,),
     "squeezenet1_0": (64,),
     "squeezenet1_1": (64,),
     "vgg11": (32,),
-    "wide_resnet50_2": (64,),
+    "wide_resnet50_2": (32,),
 }
 VISION: dict[str, Callable[[], Case]] = {
     **{name: partial(image_network, name, *size) for name, size in IMAGES.items()},

@@ -124,9 +124,10 @@ def test_heads_that_are_read_in_place(require):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_every_configuration(family, transposed):
+    """Each with weights one way round; with both on a device."""
     rows = 1 if isinstance(family, FewRowsProduct) else 150
     node = linear((rows, 600), 136, bias=True, residual=(rows, 136), gate=(136,), transposed=transposed)
-    for config in family.configs(node, TARGET):
+    for config in family.configs(node, TARGET)[int(transposed) :: 2]:
         check(family, node, config)
 
 
