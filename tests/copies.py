@@ -1,8 +1,9 @@
-"""A plan that copies its inputs, of three dtypes, to its outputs: it needs no kernels."""
+"""Plans of copies, which need no kernels: of inputs of three dtypes to outputs, and of what only copies do."""
 
 import numpy
 
 from jitinfer.graph.types import numpy_dtype
+from jitinfer.kernels.family import Candidate, Config, Family
 from jitinfer.runtime import Buffer, Copy, Plan, Pointer
 
 SHAPES = {"x": ((4, 6), "float32"), "t": ((2,), "int64"), "h": ((3, 1, 2), "bfloat16")}
@@ -37,3 +38,19 @@ def arrays(seed=0):
         generator.integers(0, 99, 2),
         generator.standard_normal((3, 1, 2)).astype(numpy_dtype("bfloat16")),
     ]
+
+
+class Moves(Family):
+    """Copies whole tensors."""
+
+    name = "moves"
+    ops = ("reshape", "broadcast_to")
+
+    def supports(self, node, target):
+        return node.plain
+
+    def configs(self, node, target):
+        return [Config.of()]
+
+    def launches(self, node, config, target):
+        return Candidate((Copy(Pointer("input_0"), Pointer("output_0"), node.output.type.nbytes),))

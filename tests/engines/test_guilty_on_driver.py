@@ -2,30 +2,15 @@
 
 import paddle
 import pytest
+from copies import Moves
 from fake_driver import installed
 from reference import assert_same
 
 import jitinfer
 from jitinfer.engines import graph_search
 from jitinfer.kernels import catalogue
-from jitinfer.kernels.family import Candidate, Config, Family
+from jitinfer.kernels.family import Candidate
 from jitinfer.runtime import Copy, Fill, Pointer
-
-
-class Moves(Family):
-    """Copies whole tensors."""
-
-    name = "moves"
-    ops = ("reshape", "broadcast_to")
-
-    def supports(self, node, target):
-        return node.plain
-
-    def configs(self, node, target):
-        return [Config.of()]
-
-    def launches(self, node, config, target):
-        return Candidate((Copy(Pointer("input_0"), Pointer("output_0"), node.output.type.nbytes),))
 
 
 class HalfOfIt(Moves):

@@ -3,12 +3,10 @@
 import math
 
 import numpy
-from gpu import device_target, run_on_device
-from products import TARGET, interpretable, mended_interpreter, require_right
+import products
 
 from jitinfer.graph import Builder, View, op_named
 from jitinfer.graph.node import Node, Value
-from jitinfer.kernels.interpreter import interpret
 from jitinfer.testing import random_array
 
 
@@ -51,24 +49,10 @@ def arrays_of(node):
     return arrays
 
 
-def check(family, node, config=None, target=TARGET):
+def check(family, node, config=None):
     """Interpreted here, with one configuration or the first."""
-    assert family.supports(node, target)
-    config = interpretable(config or family.configs(node, target)[0])
-    arrays = arrays_of(node)
-    with mended_interpreter():
-        (actual,) = interpret(node, family.launches(node, config, target), arrays)
-    compare(node, actual, arrays)
+    products.check(family, node, config, arrays=arrays_of(node))
 
 
 def check_on_device(family, node, config=None):
-    target = device_target()
-    assert family.supports(node, target)
-    config = config or family.configs(node, target)[0]
-    arrays = arrays_of(node)
-    (actual,) = run_on_device(node, family.launches(node, config, target), arrays)
-    compare(node, actual, arrays)
-
-
-def compare(node, actual, arrays):
-    require_right(node, actual, arrays)
+    products.check_on_device(family, node, config, arrays=arrays_of(node))

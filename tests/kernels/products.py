@@ -171,20 +171,20 @@ def multiply(gemm, memories):
     d[...] = product.astype(d.dtype)
 
 
-def check(family, node, config=None, target=TARGET):
-    """Interpreted here, with one configuration or the first."""
+def check(family, node, config=None, target=TARGET, arrays=None):
+    """Interpreted here, with one configuration or the first, on arrays that suit the node."""
     assert family.supports(node, target)
     config = interpretable(config or family.configs(node, target)[0])
-    arrays = arrays_of(node)
+    arrays = arrays_of(node) if arrays is None else arrays
     with mended_interpreter():
         (actual,) = interpret(node, family.launches(node, config, target), arrays)
     require_right(node, actual, arrays)
 
 
-def check_on_device(family, node, config=None):
+def check_on_device(family, node, config=None, arrays=None):
     target = device_target()
     assert family.supports(node, target)
     config = config or family.configs(node, target)[0]
-    arrays = arrays_of(node)
+    arrays = arrays_of(node) if arrays is None else arrays
     (actual,) = run_on_device(node, family.launches(node, config, target), arrays)
     require_right(node, actual, arrays)
