@@ -9,6 +9,11 @@ HAS_PADDLE = importlib.util.find_spec("paddle") is not None
 """Tests of graph, cache, kernels and runtime run without it too."""
 
 
+def pytest_collection_modifyitems(items):
+    """What waits for processes of its own comes first, while there is something else to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/examples/", "tests/test_processes.py")))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_cache(tmp_path_factory):
     patch = pytest.MonkeyPatch()
