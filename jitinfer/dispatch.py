@@ -58,21 +58,20 @@ _PLACE_NAMES: dict[int, tuple[Any, str]] = {}
 
 def named(call: Call) -> Call:
     """The call with readable names for its tensors; they cost too much to be made at every call."""
-    names: list[str] = []
-    for parameter, child in zip(call.signature.names, call.tree.children, strict=True):
-        names += tensor_names(child, parameter)
-    return dataclasses.replace(call, names=names)
+    return dataclasses.replace(call, names=_names(call.signature, call.tree))
+
+
+def _names(signature: Signature, tree: Any) -> list[str]:
+    pairs = zip(signature.names, tree.children, strict=True)
+    return [name for parameter, child in pairs for name in tensor_names(child, parameter)]
 
 
 def dynamic_types(
     shapes: Mapping[str, Mapping[int, DimRange]], tree: Any, signature: Signature, tensors: list[Any]
 ) -> tuple[TensorType, ...]:
     """The tensors' types with -1 in the dims that were declared dynamic, where the size is in the declared range."""
-    names: list[str] = []
-    for parameter, child in zip(signature.names, tree.children, strict=True):
-        names += tensor_names(child, parameter)
     found = []
-    for name, tensor in zip(names, tensors, strict=True):
+    for name, tensor in zip(_names(signature, tree), tensors, strict=True):
         kind = type_of(tensor)
         declared = shapes.get(name, {})
         if declared and all(_in_range(dim, bounds, kind.shape) for dim, bounds in declared.items()):

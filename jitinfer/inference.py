@@ -108,12 +108,9 @@ class CompiledFunction:
             dynamic = None
         form = dynamic or forms(tensors)
         observation = instance.observation
-        try:
-            ahead = self._ahead(instance, observation, (tree, form, around), tensors)
-            if ahead is not None:
-                return ahead[0]
-        except EngineError as error:
-            logger.info("%s: %s", core.name, error)  # the way below meets it again, and does something about it
+        ahead = self._ahead(instance, observation, (tree, form, around), tensors)
+        if ahead is not None:
+            return ahead[0]
         if observation is None or not observation.unchanged():
             observation = self._observe(instance, anchored)
         key = (observation.digest, tree, form, around)
@@ -140,7 +137,11 @@ class CompiledFunction:
         found = instance.specializations.get((observation.digest, *rest))
         if found is None or found.observed is not observation or not found.simple:
             return None
-        ahead = found.run_ahead(tensors, observation.unchanged)
+        try:
+            ahead = found.run_ahead(tensors, observation.unchanged)
+        except EngineError as error:
+            self._core.compiler.fall_back(found, error)
+            return None
         if ahead is not None:
             self._count(instance, found)
         return ahead

@@ -57,12 +57,8 @@ def _integer(least: int) -> Callable[[object], int]:
     return parse
 
 
-def _threads(value: object) -> int | None:
-    return None if value is None or value == "" else _integer(1)(value)
-
-
-def _device(value: object) -> int | None:
-    return None if value is None or value == "" else _integer(0)(value)
+def _integer_or_none(least: int) -> Callable[[object], int | None]:
+    return lambda value: None if value is None or value == "" else _integer(least)(value)
 
 
 def _gigabytes(value: object) -> float:
@@ -204,13 +200,15 @@ class Options:
     )
     device: int | None = option(
         None,
-        _device,
+        _integer_or_none(0),
         "The device of the CUDA engine, by its number among those that the process sees. None: the one that Paddle is "
         "set to, where it is a GPU build, else the first.",
         compiles=False,
     )
     num_threads: int | None = option(
-        None, _threads, "Threads of the CPU engine. None: `OMP_NUM_THREADS`, or the cores this process may use."
+        None,
+        _integer_or_none(1),
+        "Threads of the CPU engine. None: `OMP_NUM_THREADS`, or the cores this process may use.",
     )
     cache_size_limit_gb: float = option(
         20.0, _gigabytes, "Size of the cache folder above which the least recently used entries go.", compiles=False

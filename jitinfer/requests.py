@@ -8,26 +8,19 @@ import paddle
 
 from jitinfer.cache import Cache, cache_location
 from jitinfer.compilation import Call
+from jitinfer.dispatch import named
 from jitinfer.engines.paddle import check_options
 from jitinfer.engines.protocol import Request
 from jitinfer.errors import TraceError
 from jitinfer.frontend.capture import Reference
 from jitinfer.frontend.signature import Signature
 from jitinfer.frontend.tracing import trace
-from jitinfer.frontend.tree import flatten_arguments, tensor_names
+from jitinfer.frontend.tree import flatten_arguments
 from jitinfer.inference import CompiledFunction
 from jitinfer.options import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from jitinfer.options import Options
-
-
-def options_of(function: Any) -> Options:
-    """Those of a compiled function; else those of the environment."""
-    target = function.forward if isinstance(function, paddle.nn.Layer) else function
-    return target.options if isinstance(target, CompiledFunction) else resolve({})
 
 
 def request_of(function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Request:
@@ -36,18 +29,13 @@ def request_of(function: Any, arguments: Sequence[Any], keywords: Mapping[str, A
     Raises TraceError if it cannot be traced, or draws random numbers, and whatever the function raises.
     """
     target = function.forward if isinstance(function, paddle.nn.Layer) else function
-    options = options_of(function)
+    compiled = isinstance(target, CompiledFunction)
+    options, plain = (target.options, target.function) if compiled else (resolve({}), target)
     check_options(options)
-    plain = target.function if isinstance(target, CompiledFunction) else target
     signature = Signature(plain)
     tree, tensors, _ = flatten_arguments(signature.names, signature.bind(tuple(arguments), dict(keywords)))
-    names = [
-        name
-        for parameter, child in zip(signature.names, tree.children, strict=True)
-        for name in tensor_names(child, parameter)
-    ]
-    call = Call(plain, (), signature, tree, tensors, names)
-    reference = Reference(call.run, tensors, names)
+    call = named(Call(plain, (), signature, tree, tensors, []))
+    reference = Reference(call.run, tensors, call.names)
     reference.evaluate()
     found = trace(call.run_symbolically, call.exact_types())
     if found.program.random:

@@ -16,7 +16,7 @@ from jitinfer.kernels.family import Candidate, families_for
 from jitinfer.runtime.plan import ALIGNMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from jitinfer.graph.node import Node
     from jitinfer.graph.view import View
@@ -117,14 +117,9 @@ class FirstThatCompiles:
         waiting = [(node, iter(offers(node, target, self._excluded))) for node in (*nodes, *once)]
         started = [start(node, *next(rest), self._compiler) for node, rest in waiting]
         return [
-            first_of(node, self._retried(node, first, rest))
+            first_that_compiles(node, first, rest, self._compiler)
             for (node, rest), first in zip(waiting, started, strict=True)
         ]
-
-    def _retried(self, node: Node, first: StartedOffer, rest: Iterator[Offer]) -> Iterator[Choice | KernelError]:
-        yield first.result()
-        for offer in rest:
-            yield start(node, *offer, self._compiler).result()
 
 
 class AsBefore:
@@ -160,14 +155,16 @@ class Noted:
         return choices
 
 
-def first_of(node: Node, results: Iterable[Choice | KernelError]) -> Choice:
-    """The first that is a choice. Raises KernelError with the first failure where none is."""
-    failures = []
-    for result in results:
+def first_that_compiles(node: Node, first: StartedOffer, rest: Iterable[Offer], compiler: Compiler) -> Choice:
+    """`first`, or the next of `rest` in its place. Raises KernelError with the first failure where none compiles."""
+    failure = result = first.result()
+    for offer in rest:
         if isinstance(result, Choice):
-            return result
-        failures.append(result)
-    raise KernelError(f"nothing that computes {node.op.name} at {node.origin} compiles: {failures[0]}")
+            break
+        result = start(node, *offer, compiler).result()
+    if isinstance(result, Choice):
+        return result
+    raise KernelError(f"nothing that computes {node.op.name} at {node.origin} compiles: {failure}")
 
 
 class StartedOffer:

@@ -17,7 +17,7 @@ from jitinfer import graph, kernels, lowering, runtime, version
 from jitinfer.cache import Key
 from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.kernels.family import Config, families
-from jitinfer.lowering.choice import Choice, first_of, form_of, offers, start
+from jitinfer.lowering.choice import Choice, first_that_compiles, form_of, offers, start
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.rotation import Rotation
 from jitinfer.progress import progress
@@ -205,18 +205,14 @@ class _Race:
 
     def first(self) -> Choice:
         """The first offer that compiles. Raises KernelError."""
-        return first_of(self.node, self._in_turn())
+        if not self.runners:
+            self.begin_first()
+        return first_that_compiles(self.node, self.runners[0], self._offers[1:], self._compiler)
 
     def cancel(self) -> None:
         """All but the first: what has begun goes on."""
         for runner in self.runners[1:]:
             runner.cancel()
-
-    def _in_turn(self) -> Iterator[Choice | KernelError]:
-        if self.runners:
-            yield self.runners[0].result()
-        for offer in self._offers[min(len(self.runners), 1) :]:
-            yield start(self.node, *offer, self._compiler).result()
 
 
 def _seconds(node: Node, target: Target) -> float:
