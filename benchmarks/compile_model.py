@@ -1,6 +1,6 @@
 """One saved graph, compiled as `@jitinfer.inference(engine="cuda")` compiles it. Needs neither torch nor Paddle.
 
-    python benchmarks/compile_model.py GRAPH CACHE RESULT [--dtype bfloat16] [--tune fast]
+    python benchmarks/compile_model.py GRAPH CACHE RESULT [--dtype bfloat16] [--tune fast] [--lanes 2]
 
 Writes seconds as JSON into the file RESULT. In a process of its own, with CACHE an empty folder, this is what a first
 call costs beyond tracing, import and weights; with a folder that it has filled, what later processes pay.
@@ -24,14 +24,14 @@ def read(path):
     return parse(gzip.decompress(pathlib.Path(path).read_bytes()).decode())
 
 
-def compiled(graph, store, dtype, tune):
+def compiled(graph, store, dtype, tune, lanes):
     """The graph after its passes, its model, and the seconds that passes and lowering took."""
     device = Device.of(0)
     device.synchronize()  # with a context from here on
     started = time.perf_counter()
     after, _ = run_passes(graph, arranged(default(), dtype))
     passed = time.perf_counter()
-    model = model_of(after, device, store, tune)
+    model = model_of(after, device, store, tune, lanes=lanes)
     return after, model, {"passes": passed - started, "lowering": time.perf_counter() - passed}
 
 
@@ -41,8 +41,9 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tune", default="fast")
+    parser.add_argument("--lanes", type=int, choices=(1, 2), default=2)
     given = parser.parse_args()
-    *_, seconds = compiled(read(given.graph), Cache(given.cache), given.dtype, given.tune)
+    *_, seconds = compiled(read(given.graph), Cache(given.cache), given.dtype, given.tune, given.lanes)
     pathlib.Path(given.result).write_text(json.dumps(seconds))
 
 

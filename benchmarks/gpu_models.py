@@ -1,7 +1,8 @@
 """Whole models on a GPU beside torch, from saved graphs. Needs torch there, and no Paddle.
 
     python benchmarks/gpu_models.py FOLDER [--models dit,sd3] [--peers eager,default,max-autotune] [--limit 240]
-        [--output output/gpu] [--dtype bfloat16] [--tune fast] [--cache FOLDER] [--profile]
+        [--output output/gpu] [--dtype bfloat16] [--tune fast] [--lanes 2] [--one-lane-too]
+        [--cache FOLDER] [--profile]
 
 FOLDER holds graphs as text (`NAME.graph.gz`), as `benchmarks/save_graphs.py` writes them. Each model is compiled in a
 process of its own (`compile_model.py`, nothing cached unless --cache names what is), and started warm and measured in
@@ -54,14 +55,15 @@ def measured(given, name, folder):
     """Whatever could be found out about a model."""
     graph, cold, warm = given.folder / f"{name}.graph.gz", folder / "cold.json", folder / "warm.json"
     cache = given.cache or folder / "cache"
-    common = ["--dtype", given.dtype, "--tune", given.tune]
+    common = ["--dtype", given.dtype, "--tune", given.tune, "--lanes", str(given.lanes)]
     command = [sys.executable, HERE / "compile_model.py", graph, cache, cold, *common]
     problem = None if finished(command, given.limit) else "not compiled"
     if problem is None:
         command = [sys.executable, HERE / "measure_model.py", graph, cache, warm, *common, "--peers", given.peers]
-        done = finished([*command, "--profile"] if given.profile else command, given.limit)
+        flags = [flag for flag, on in (("--profile", given.profile), ("--one-lane-too", given.one_lane_too)) if on]
+        done = finished([*command, *flags], given.limit)
         problem = None if done else "stopped or failed"
-    found = {"model": name, "tune": given.tune, "problem": problem}
+    found = {"model": name, "tune": given.tune, "lanes": given.lanes, "problem": problem}
     for path, entry in ((cold, "cold_seconds"), (warm, None)):
         if path.exists():
             read = json.loads(path.read_text())
@@ -74,7 +76,7 @@ def row(found):
     if "ms" not in found:
         return [found["model"], *[""] * 9, found["problem"]]
     ours = found["ms"]["jitinfer"]["median"]
-    peers = {name: times["median"] for name, times in found["ms"].items() if name != "jitinfer"}
+    peers = {name: times["median"] for name, times in found["ms"].items() if not name.startswith("jitinfer")}
     best = min(peers, key=peers.get, default=None)
     return [
         found["model"],
@@ -98,6 +100,10 @@ def print_details(found):
             "" if beside is None else f", compiled in {beside['compile_seconds']:.0f} s, {beside['memory_gb']:.2f} GB"
         )
         print(f"  {name}: {times['median']:.3f} ms ({times['low']:.3f} to {times['high']:.3f}){text}")
+    if "same_bits_on_one_lane" in found:
+        arenas = f"arena {found['arena_mb']:.1f} MB, {found['arena_mb_on_one_lane']:.1f} MB on one lane"
+        same = "the same bits" if found["same_bits_on_one_lane"] else "OTHER BITS"
+        print(f"  {found['steps_beside']} of {found['steps']} steps on lane 1; {arenas}; {same} on one lane")
     if "profile" in found:
         print(found["profile"])
 
@@ -136,6 +142,8 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=HERE.parent / "output" / "gpu")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tune", default="fast")
+    parser.add_argument("--lanes", type=int, choices=(1, 2), default=2, help="2: branches side by side where it pays")
+    parser.add_argument("--one-lane-too", action="store_true", help="in turn with the same kernels one after the other")
     parser.add_argument("--cache", type=pathlib.Path, help="used and filled; cold starts are then not cold")
     parser.add_argument("--profile", action="store_true", help="where the time goes")
     given = parser.parse_args()

@@ -1,7 +1,7 @@
 """One saved graph on a device: started warm, right, and how fast beside torch. Needs torch, and no Paddle.
 
-    python benchmarks/measure_model.py GRAPH CACHE RESULT [--dtype bfloat16] [--tune fast] [--peers eager,default]
-        [--profile]
+    python benchmarks/measure_model.py GRAPH CACHE RESULT [--dtype bfloat16] [--tune fast] [--lanes 2]
+        [--one-lane-too] [--peers eager,default] [--profile]
 
 CACHE as `compile_model.py` has left it. RESULT is written anew whenever there is more to say: a process that is
 stopped leaves what it knew.
@@ -25,7 +25,7 @@ from jitinfer.cache import Cache
 from jitinfer.graph.cost import bytes_moved, flops
 from jitinfer.graph.op import Kind
 from jitinfer.runtime import Device
-from jitinfer.runtime.model import Session
+from jitinfer.runtime.model import Session, Shared
 
 
 def model_flops(graph):
@@ -82,10 +82,11 @@ class Bench:
         inputs = torch_graph.random_inputs(self.graph)
         torch.cuda.synchronize()
         after, model, seconds = compile_model.compiled(
-            self.graph, Cache(self.given.cache), self.given.dtype, self.given.tune
+            self.graph, Cache(self.given.cache), self.given.dtype, self.given.tune, self.given.lanes
         )
         started = time.perf_counter()
-        session = Session(model, weights, Device.of(0))
+        self.weights, self.shared = weights, Shared(Device.of(0))
+        session = Session(model, weights, Device.of(0), shared=self.shared)
         torch.cuda.synchronize()
         seconds["loading"] = time.perf_counter() - started
         self.found["warm_seconds"] = seconds
@@ -94,6 +95,7 @@ class Bench:
         self.found["memory_gb"] = session.nbytes / 1e9
         self.found["arena_mb"] = model.plan.arena_bytes / 1e6
         self.found["steps"] = len(model.plan.steps)
+        self.found["steps_beside"] = sum(slot.lane > 0 for slot in model.plan.slots)
         self.compare(session, weights, inputs)
         self.found["host_us"] = host_microseconds(session, session.inputs)
         self.found["host_us_inputs_copied"] = host_microseconds(session, inputs)
@@ -112,6 +114,21 @@ class Bench:
         torch.cuda.synchronize()
         self.found["error"] = relative(torch.from_dlpack(result), wanted)
         self.found["error_of_torch"] = relative(eager, wanted)
+
+    def one_lane(self, inputs):
+        """The same kernels one after the other, in turn with the rest, and whether they give the same bits."""
+        given = self.given
+        _, model, _ = compile_model.compiled(self.graph, Cache(given.cache), given.dtype, given.tune, 1)
+        session = Session(model, self.weights, Device.of(0), shared=self.shared)
+        results = []
+        for each in (self.session, session):
+            (array,) = each.run(inputs)
+            results.append(array.tobytes())
+        self.found["same_bits_on_one_lane"] = results[0] == results[1]
+        self.found["arena_mb_on_one_lane"] = model.plan.arena_bytes / 1e6
+        stream = torch.cuda.current_stream().cuda_stream
+        self.runs["jitinfer on one lane"] = lambda: session.enqueue(session.inputs, stream)
+        self.time()
 
     def peers(self, inputs, modes):
         peers = torch_models.Peers(self.name, inputs, getattr(torch, self.given.dtype))
@@ -143,12 +160,16 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tune", default="fast")
+    parser.add_argument("--lanes", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--one-lane-too", action="store_true", help="beside the same program, one step after the other")
     parser.add_argument("--peers", default="eager,default", help=", ".join(torch_models.MODES))
     parser.add_argument("--profile", action="store_true", help="where the time goes")
     given = parser.parse_args()
     bench = Bench(given)
     inputs = bench.start()
     torch.cuda.empty_cache()
+    if given.one_lane_too:
+        bench.one_lane(inputs)
     bench.peers(inputs, [mode for mode in given.peers.split(",") if mode])
     if given.profile:
         bench.profile()

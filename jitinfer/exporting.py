@@ -38,8 +38,8 @@ def export(
 
     Args:
         function: a Layer, a method, a function; a compiled one is compiled by its options (`precision_mode`, `passes`,
-            `delete_pass_lists`, `switch_ir_optim`, `verify`), others by those of the environment. It runs once,
-            dynamically.
+            `delete_pass_lists`, `switch_ir_optim`, `side_streams`, `verify`), others by those of the environment. It
+            runs once, dynamically.
         path: of the program; its weights go to `path`.weights.
         target: the compute capability, such as 80, 89, 90 or 100; the program runs on this one alone.
 
@@ -63,7 +63,7 @@ def _export(request: Request, path: str, target: Target) -> None:
     stages = Stages(request, arrangement(options))
     graph = stages.graph(tuple(tuple(tensor.shape) for tensor in request.inputs))
     with Compiler(target, request.cache) as compiler:
-        model, _ = compile_graph(graph, target, FirstThatCompiles(compiler))
+        model, _ = compile_graph(graph, target, FirstThatCompiles(compiler), options.lanes)
     if options.verify != "never" and graph.flops <= MOST_FLOPS:
         failure = ByNumpy(request, arrangement(options))(CudaRecipe.of(options))
         if failure:

@@ -198,6 +198,11 @@ class Options:
         "20 seconds, `max` by timing all. What was found is kept in the cache.",
         compiles=False,
     )
+    side_streams: bool = option(
+        True,
+        _boolean,
+        "Let branches of a program run side by side on the device of the CUDA engine where that is estimated to pay.",
+    )
     device: int | None = option(
         None,
         _integer_or_none(0),
@@ -218,6 +223,11 @@ class Options:
     def shapes(self) -> dict[str, dict[int, DimRange]]:
         """`dynamic_shapes` as dictionaries: argument -> dim -> range."""
         return {argument: dict(dims) for argument, dims in self.dynamic_shapes}
+
+    @property
+    def lanes(self) -> int:
+        """How many branches of a program may run side by side on a device."""
+        return 2 if self.side_streams else 1
 
     def key(self) -> dict[str, Any]:
         """The options that a compiled program depends on, as plain JSON."""

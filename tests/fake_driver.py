@@ -1,8 +1,11 @@
 """A CUDA driver in host memory: copies and fills, streams and graphs. Kernels load, and do nothing when they run.
 
-Work runs when it is queued; between the beginning and the end of a capture it is recorded instead. Every handle that
-was given out and not given back is in `held`. The device has a clock: a copy or a fill takes a microsecond a byte, an
-event inside of a graph takes EVENT microseconds, and everything else takes no time.
+Work runs when it is queued; between the beginning and the end of a capture it is recorded instead, as a graph: what is
+queued into a stream follows what was there before, and what the events say that the stream waits for. Graphs run in the
+order in which they were recorded or, with `shuffle`, in any that they allow. Every handle that was given out and not
+given back is in `held`. The device has a clock: a copy or a fill takes a microsecond a byte, an event inside of a graph
+takes EVENT microseconds, and everything else takes no time; what a graph does not put in order takes its time side by
+side.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import gc
 import itertools
 import sys
 import types
+from dataclasses import dataclass, field
 
 import numpy
 
@@ -26,6 +30,7 @@ class Result(enum.IntEnum):
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_INVALID_VALUE = 1
     CUDA_ERROR_NOT_READY = 600
+    CUDA_ERROR_STREAM_CAPTURE_UNJOINED = 904
 
 
 class Attributes:
@@ -43,6 +48,47 @@ class Properties(types.SimpleNamespace):
             raise AttributeError(name)
         setattr(self, name, Properties())
         return getattr(self, name)
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """What a graph does, and the nodes that have ended before, by number; early: it may begin while the one ends."""
+
+    work: object
+    after: frozenset
+    kernel: bool = False
+    early: bool = False
+
+
+@dataclass
+class Capture:
+    """What is recorded of several streams: `front`, the nodes that the next one of a stream follows; `events` likewise
+    for those who wait for them."""
+
+    origin: int
+    nodes: list = field(default_factory=list)
+    front: dict = field(default_factory=dict)
+    events: dict = field(default_factory=dict)
+
+    def add(self, stream, **node):
+        self.nodes.append(GraphNode(after=self.front[stream], **node))
+        self.front[stream] = frozenset({len(self.nodes) - 1})
+
+    def before(self, nodes):
+        """These nodes and all that they follow."""
+        found, waiting = set(), list(nodes)
+        while waiting:
+            number = waiting.pop()
+            if number not in found:
+                found.add(number)
+                waiting += self.nodes[number].after
+        return found
+
+    @property
+    def joined(self):
+        """Whether the first stream follows all that was recorded in others."""
+        ended = self.before(self.front[self.origin])
+        return all(front <= ended for front in self.front.values())
 
 
 OK = Result.CUDA_SUCCESS
@@ -67,6 +113,8 @@ class FakeDriver:
         self.mapped = 0
         self.recorded = []
         self.waited = []
+        self.graphs = []  # as they were launched
+        self.shuffle = None
         self.now = 0.0
         self._reached = {}
         self._events = {}
@@ -85,11 +133,11 @@ class FakeDriver:
         del self.held[int(number)]
         return (OK,)
 
-    def _do(self, work):
+    def _do(self, work, stream, **node):
         if self._capture is None:
             work()
         else:
-            self._capture.append(work)
+            self._capture.add(int(stream), work=work, **node)
         return (OK,)
 
     def _spend(self, nbytes, work, destination, given):
@@ -202,7 +250,8 @@ class FakeDriver:
         return (OK,)
 
     def cuLaunchKernelEx(self, config, function, arguments, extra):
-        return (OK,)
+        early = any(each.id == "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION" for each in config.attrs)
+        return self._do(lambda: None, config.hStream, kernel=True, early=early)
 
     def cuPointerGetAttribute(self, attribute, address):
         return OK, 0
@@ -216,6 +265,9 @@ class FakeDriver:
         return OK, event
 
     def cuEventRecord(self, event, stream):
+        if self._capture is not None and stream in self._capture.front:
+            self._capture.events[event] = self._capture.front[stream]
+            return (OK,)
         self.recorded.append((event, stream))
         self._reached[event] = self.now
         return (OK,)
@@ -228,7 +280,7 @@ class FakeDriver:
             self._reached[event] = self.now
             self.now += EVENT
 
-        return self._do(reach)
+        return self._do(reach, stream)
 
     def cuEventElapsedTime(self, first, second):
         assert not {self._events[first], self._events[second]} & {2}
@@ -241,6 +293,10 @@ class FakeDriver:
         return (OK,)
 
     def cuStreamWaitEvent(self, stream, event, flags):
+        if self._capture is not None and event in self._capture.events:
+            front = self._capture.front
+            front[stream] = front.get(stream, frozenset()) | self._capture.events[event]
+            return (OK,)
         self.waited.append((stream, event))
         return (OK,)
 
@@ -252,24 +308,27 @@ class FakeDriver:
         return (failures.get(self.fail, OK),)
 
     def _move(self, destination, source, nbytes, stream=0):
-        return self._do(lambda: self._spend(nbytes, ctypes.memmove, destination, source))
+        return self._do(lambda: self._spend(nbytes, ctypes.memmove, destination, source), stream)
 
     cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoDAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
 
     def cuMemsetD8Async(self, destination, value, nbytes, stream=0):
         if self.fail == "fill":
             return (Result.CUDA_ERROR_INVALID_VALUE,)
-        return self._do(lambda: self._spend(nbytes, ctypes.memset, destination, value))
+        return self._do(lambda: self._spend(nbytes, ctypes.memset, destination, value), stream)
 
     cuMemsetD8 = cuMemsetD8Async
 
     def cuStreamBeginCapture(self, stream, mode):
-        self._capture = []
+        self._capture = Capture(stream, front={stream: frozenset()})
         return (OK,)
 
     def cuStreamEndCapture(self, stream):
+        capture, self._capture = self._capture, None
+        if not capture.joined:
+            return Result.CUDA_ERROR_STREAM_CAPTURE_UNJOINED, None
         graph = self._give("graph")
-        self._graphs[graph], self._capture = self._capture, None
+        self._graphs[graph] = capture.nodes
         return OK, graph
 
     def cuGraphInstantiate(self, graph, flags):
@@ -282,8 +341,16 @@ class FakeDriver:
 
     def cuGraphLaunch(self, graph, stream):
         self.launches += 1
-        for work in self._graphs[graph]:
-            work()
+        nodes = self._graphs[graph]
+        self.graphs.append(nodes)
+        begun, ended = self.now, {}
+        while len(ended) < len(nodes):
+            ready = (number for number, node in enumerate(nodes) if number not in ended and node.after <= ended.keys())
+            number = next(ready) if self.shuffle is None else self.shuffle.choice(list(ready))
+            self.now = max((ended[each] for each in nodes[number].after), default=begun)
+            nodes[number].work()
+            ended[number] = self.now
+        self.now = max(ended.values(), default=begun)
         return (OK,)
 
 

@@ -160,7 +160,8 @@ class CudaExecutable:
         if request.options.engine == "auto":
             _require_proven(graph)
         started = time.perf_counter()
-        model = model_of(graph, self._device, request.cache, request.options.tune, self._recipe.excluded)
+        options, excluded = request.options, self._recipe.excluded
+        model = model_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
         lowered = time.perf_counter()
         shared = self._shared.get(parameters) or Shared(self._device)
         weights = [self._weights[position] for position in parameters]

@@ -142,12 +142,13 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
     def _without_kernels(self, attempt: Attempt[E, CudaRecipe]) -> CudaRecipe | None:
         if not _kernels_suspected(attempt.problem):
             return None
-        recipe, request = attempt.recipe, self.request
+        recipe, request, options = attempt.recipe, self.request, self.request.options
         check = KernelCheck(self._run_node, Target.of(self._device))
         for graph, values in self._graphs(attempt):
             while True:
                 try:
-                    work = kernels_of(graph, self._device, request.cache, request.options.tune, recipe.excluded)
+                    excluded = recipe.excluded
+                    work = kernels_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
                     wrong = check.wrong(work, values, recipe.excluded)
                 except DeviceLostError as error:
                     raise EngineError(f"{request.name}: {error}") from error

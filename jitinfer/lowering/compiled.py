@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from jitinfer.lowering.choice import Chooser
 
 
-def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model, Lowered]:
+def compile_graph(graph: Graph, target: Target, chooser: Chooser, lanes: int = 1) -> tuple[Model, Lowered]:
     """The model of a graph after its passes, and how its main plan came about.
+
+    lanes: of the main plan, as `lower` says; the prologue runs one step after the other.
 
     Raises UnsupportedOpError for a node that no kernel can compute, KernelError for one of which nothing compiles.
     """
@@ -28,7 +30,8 @@ def compile_graph(graph: Graph, target: Target, chooser: Chooser) -> tuple[Model
         if piece.graph.hash not in alike:
             alike[piece.graph.hash] = Outline(_with_plain_names(piece.graph), target)
     choices = iter(chooser.choose(outline.nodes, [node for each in alike.values() for node in each.nodes]))
-    lowered, *prologue = (each.plan([next(choices) for _ in each.nodes]) for each in (outline, *alike.values()))
+    lowered = outline.plan([next(choices) for _ in outline.nodes], lanes)
+    prologue = [each.plan([next(choices) for _ in each.nodes]) for each in alike.values()]
     assert {buffer.name for buffer in lowered.plan.weights} == {value.name for value in graph.parameters}
     number = {form: i for i, form in enumerate(alike)}
     stages = []

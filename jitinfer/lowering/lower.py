@@ -14,9 +14,11 @@ from jitinfer.graph.node import Constant
 from jitinfer.graph.op import Kind
 from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
+from jitinfer.lowering.lanes import one_lane, two_lanes
 from jitinfer.lowering.placement import Lifetime, place
+from jitinfer.lowering.slots import in_slots, written_by
 from jitinfer.lowering.work import copy_node, kernel_nodes
-from jitinfer.runtime.plan import Buffer, Cost, Plan, Pointer, aligned
+from jitinfer.runtime.plan import Buffer, Cost, Plan, Pointer, Region, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from jitinfer.graph.node import Node, Value
     from jitinfer.kernels.target import Target
     from jitinfer.lowering.choice import Choice, Chooser
+    from jitinfer.lowering.lanes import Lanes
     from jitinfer.runtime.plan import Kernel, Step
 
 
@@ -32,23 +35,26 @@ if TYPE_CHECKING:
 class Lowered:
     """A plan, and how it came about.
 
-    work: the nodes in the order of the plan's steps, each with its kernels; lower_bound: bytes that the busiest step
-    needs of the arena, to compare `plan.arena_bytes` with.
+    work: the nodes in the order of the plan's steps, each with its kernels; lower_bound: bytes that the busiest step,
+    or two that may run side by side, need of the arena, to compare `plan.arena_bytes` with; lanes: of the nodes.
     """
 
     plan: Plan
     work: tuple[tuple[Node, Choice], ...]
     lower_bound: int
+    lanes: Lanes
 
 
-def lower(graph: Graph, target: Target, chooser: Chooser) -> Lowered:
+def lower(graph: Graph, target: Target, chooser: Chooser, lanes: int = 1) -> Lowered:
     """The plan of a graph, whose parameters become weights of their names; a prologue is a graph of its own.
+
+    lanes: 1, or 2 for branches of the graph to run side by side where that is estimated to pay (`lowering.lanes`).
 
     Raises UnsupportedOpError for a node that no family of kernels can compute, KernelError for one of which nothing
     compiles.
     """
     outline = Outline(graph, target)
-    return outline.plan(chooser.choose(outline.nodes))
+    return outline.plan(chooser.choose(outline.nodes), lanes)
 
 
 def located(plan: Plan, graph: Graph, target: Target) -> Plan:
@@ -80,33 +86,41 @@ class Outline:
             self._results[value] = value.name
             self._outputs.append(value.name)
 
-    def plan(self, choices: Sequence[Choice]) -> Lowered:
-        """choices: one for each of `nodes`."""
+    def plan(self, choices: Sequence[Choice], lanes: int = 1) -> Lowered:
+        """choices: one for each of `nodes`; lanes: as `lower` says."""
+        assert lanes in (1, 2)
         work = list(zip(self.nodes, choices, strict=True))
+        assigned = two_lanes(work, self._target) if lanes == 2 else one_lane(len(work))
         lifetimes, workspaces = self._lifetimes(work)
-        placement = place(lifetimes)
+        sizes = {each.name: each.nbytes for each in lifetimes}
+        placement = place(lifetimes, assigned.order)
         buffers = self._interface()
         buffers += [Buffer(each.name, each.nbytes, "arena", offset=placement.offsets[each.name]) for each in lifetimes]
-        steps: list[Step] = []
+        steps: list[tuple[Step, ...]] = []
         kernels: dict[str, Kernel] = {}
         for position, (node, choice) in enumerate(work):
             places = _places(node)
             if position in workspaces:
                 places[WORKSPACE] = Pointer(workspaces[position])
             cost = Cost(position, flops(node), bytes_moved(node))
-            steps += assemble(node, choice.candidate, choice.kernels, places, cost)
+            steps.append(assemble(node, choice.candidate, choice.kernels, places, cost))
             kernels.update((kernel.digest, kernel) for kernel in choice.kernels)
+        written = [written_by(node) for node in self.nodes]
+        for position, name in workspaces.items():
+            written[position].append(Region(name, 0, sizes[name]))
+        placed, slots = in_slots(steps, written, assigned)
         plan = Plan(
             target=self._target.compute_capability,
             arena_bytes=placement.nbytes,
             buffers=tuple(buffers),
-            steps=tuple(steps),
+            steps=placed,
             kernels=tuple(kernels.values()),
             inputs=tuple(value.name for value in self._graph.inputs),
             outputs=tuple(self._outputs),
             constants=tuple((value.name, constant.little_endian) for value, constant in self._constants.items()),
+            slots=slots,
         )
-        return Lowered(plan, tuple(work), placement.lower_bound)
+        return Lowered(plan, tuple(work), placement.lower_bound, assigned)
 
     def _interface(self) -> list[Buffer]:
         """What has a place outside of the arena."""
@@ -118,25 +132,24 @@ class Outline:
 
     def _lifetimes(self, work: list[tuple[Node, Choice]]) -> tuple[list[Lifetime], dict[int, str]]:
         """Those of all values in the arena and of the workspaces, and the latter's names by step."""
-        first: dict[Value, int] = {}
-        last: dict[Value, int] = {}
+        used: dict[Value, list[int]] = {}
         for position, (node, _) in enumerate(work):
-            for value in node.outputs:
-                first.setdefault(value, position)
-                last[value] = position
-            last.update((value, position) for value in node.inputs if value is not None)
+            for value in dict.fromkeys((*node.inputs, *node.outputs)):
+                if value is not None:
+                    used.setdefault(value, []).append(position)
+        written = {value for node in self.nodes for value in node.outputs}
         found = [
-            Lifetime(value.name, value.type.nbytes, start, last[value])
-            for value, start in first.items()
-            if value not in self._results
+            Lifetime(value.name, value.type.nbytes, tuple(positions))
+            for value, positions in used.items()
+            if value in written and value not in self._results
         ]
-        names = {value.name for value in (*first, *last)}
+        names = {value.name for value in used}
         workspaces: dict[int, str] = {}
         for position, (_, choice) in enumerate(work):
             nbytes = aligned(choice.candidate.workspace_bytes) + scratch_bytes(choice.candidate, choice.kernels)
             if nbytes:
                 workspaces[position] = _unused(f"workspace_{position}", names)
-                found.append(Lifetime(workspaces[position], nbytes, position, position))
+                found.append(Lifetime(workspaces[position], nbytes, (position,)))
         return found, workspaces
 
 

@@ -40,31 +40,35 @@ FAST_OFFERS = 6
 logger = logging.getLogger("jitinfer.lowering")
 
 
-def model_of(graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = ()) -> Model:
+def model_of(
+    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = (), *, lanes: int = 1
+) -> Model:
     """The model of a graph after its passes, for `device`.
 
     tune: "off": as the families of kernels guess; "fast": some offers for each node are timed, within a limit of
-    time; "max": all of them. excluded: kernels that must not be chosen. Raises UnsupportedOpError for a node that no
-    kernel can compute.
+    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says. Raises
+    UnsupportedOpError for a node that no kernel can compute.
     """
-    entry = store.get(_key(graph, device, tune, excluded))
+    entry = store.get(_key(graph, device, tune, excluded, lanes))
     if entry is not None:
         try:
             model = from_parts(entry.metadata, entry.blobs)
             return dataclasses.replace(model, plan=located(model.plan, graph, Target.of(device)))
         except PlanError as error:
             logger.warning("a model in the cache does not fit and is made anew: %s", error)
-    return _made(graph, device, store, tune, excluded)[0]
+    return _made(graph, device, store, tune, excluded, lanes)[0]
 
 
-def kernels_of(graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = ()) -> Work:
+def kernels_of(
+    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = (), *, lanes: int = 1
+) -> Work:
     """The nodes of a graph and of its prologue, each with the kernels that compute it in the graph's model.
 
     As `model_of` says, which gives that model; where the cache has it not, it is made.
     """
-    entry = store.get(_key(graph, device, tune, excluded))
+    entry = store.get(_key(graph, device, tune, excluded, lanes))
     if entry is None:
-        return _made(graph, device, store, tune, excluded)[1]
+        return _made(graph, device, store, tune, excluded, lanes)[1]
     target = Target.of(device)
     with Compiler(target, store) as compiler:
         known = _offers_in(entry.metadata)
@@ -73,14 +77,16 @@ def kernels_of(graph: Graph, device: Device, store: Cache, tune: str, excluded: 
     return noted.work
 
 
-def _made(graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions) -> tuple[Model, Work]:
+def _made(
+    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions, lanes: int
+) -> tuple[Model, Work]:
     target = Target.of(device)
     with Compiler(target, store) as compiler:
         noted = Noted(_chooser(compiler, device, store, tune, excluded))
-        model, _ = compile_graph(graph, target, noted)
+        model, _ = compile_graph(graph, target, noted, lanes)
     metadata, blobs = to_parts(model)
     offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in noted.work]
-    store.put(_key(graph, device, tune, excluded), blobs, {**metadata, "offers": offers})
+    store.put(_key(graph, device, tune, excluded, lanes), blobs, {**metadata, "offers": offers})
     return model, noted.work
 
 
@@ -92,7 +98,7 @@ def _offers_in(metadata: Mapping[str, Any]) -> list[Offer]:
         return []
 
 
-def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions) -> Key:
+def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions, lanes: int) -> Key:
     target = Target.of(device)
     return Key(
         "model",
@@ -104,6 +110,7 @@ def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions) -> Key:
             "sm_count": target.sm_count,
             "tune": tune,
             "excluded": documents(excluded),
+            "lanes": lanes,
             "families": sorted(families()),
             "triton": triton.__version__,
             "jitinfer": __version__,

@@ -14,7 +14,7 @@ from jitinfer.runtime.driver import bound, call
 from jitinfer.runtime.inputs import Inputs
 from jitinfer.runtime.memory import Layout
 from jitinfer.runtime.producers import Place
-from jitinfer.runtime.recording import recorded
+from jitinfer.runtime.recording import in_lanes, recorded
 from jitinfer.runtime.resources import Resources
 from jitinfer.runtime.soundness import check, step_name
 from jitinfer.runtime.steps import Binder
@@ -220,9 +220,17 @@ class Executor:
 
     def _record(self) -> Any:
         """The steps as an executable graph."""
-        executable = recorded(self._steps, self._own_stream)
+        executable = recorded(self._steps, self._own_stream) if self.plan.lanes == 1 else self._recorded_in_lanes()
         self._resources.keep(lambda: call("cuGraphExecDestroy", executable))
         return executable
+
+    def _recorded_in_lanes(self) -> Any:
+        needed = Resources(self.device)  # for the recording alone
+        try:
+            streams = [needed.stream() for _ in range(1, self.plan.lanes)]
+            return recorded(in_lanes(self._steps, self.plan.slots, streams, needed.event), self._own_stream)
+        finally:
+            needed.close()
 
     def _begin(self, stream: int) -> None:
         """Orders this call behind the one before: both use the same memory."""

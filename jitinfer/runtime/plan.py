@@ -117,6 +117,12 @@ class Launch:
     origin: str = ""
     cost: Cost | None = None
 
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Those that the arguments point to, each once."""
+        given = [each.pointer if isinstance(each, TensorMap) else each for each in self.arguments]
+        return tuple(dict.fromkeys(each.buffer for each in given if isinstance(each, Pointer)))
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -188,6 +194,34 @@ Step: TypeAlias = Launch | Gemm | Copy | Fill
 
 
 @dataclass(frozen=True)
+class Region:
+    """`nbytes` bytes of a buffer from `offset` on, and as many again at each multiple of strides in bytes.
+
+    repeats: (count, stride) of each axis along which these bytes stand `count` times: a part of a tensor's rows is one
+    run of bytes for each row.
+    """
+
+    buffer: str
+    offset: int
+    nbytes: int
+    repeats: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a step stands in a plan of several lanes.
+
+    It begins when the steps before it on the same lane have ended, and those of other lanes that `after` numbers.
+    writes: what a Launch writes beside its scratch memory, which its arguments do not tell; it reads whatever else they
+    point to, and of the same buffers no more than it writes. Other steps tell it themselves.
+    """
+
+    lane: int = 0
+    after: tuple[int, ...] = ()
+    writes: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True)
 class Buffer:
     """Memory under a name.
 
@@ -209,7 +243,9 @@ class Plan:
     """A program for one compute capability (`target`, such as 90) and fixed shapes.
 
     inputs: names of the input buffers, in the order of the call; outputs: names of buffers of any placement but
-    "arena", in the order of the results; constants: name and bytes; versions: name and text, for the reader.
+    "arena", in the order of the results; constants: name and bytes; versions: name and text, for the reader; slots: one
+    for each step where steps of several lanes may run side by side, none where all run in their order. That order is
+    right in any case.
     """
 
     target: int
@@ -221,6 +257,7 @@ class Plan:
     outputs: tuple[str, ...]
     constants: tuple[tuple[str, bytes], ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    slots: tuple[Slot, ...] = ()
 
     @cached_property
     def buffer_named(self) -> dict[str, Buffer]:
@@ -230,6 +267,11 @@ class Plan:
     def kernel_of(self) -> dict[str, Kernel]:
         """By digest."""
         return {kernel.digest: kernel for kernel in self.kernels}
+
+    @property
+    def lanes(self) -> int:
+        """How many there are."""
+        return 1 + max((slot.lane for slot in self.slots), default=0)
 
     @property
     def weights(self) -> tuple[Buffer, ...]:

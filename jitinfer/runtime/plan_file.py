@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Raised with every change of the plan's data: a plan of another format is refused, never guessed at."""
 
+FORMAT_WITH_LANES = 3
+"""Of a plan that has `slots`; others do not mention them, and stay what they were."""
+
 
 def to_parts(plan: Plan) -> tuple[dict[str, JSON], dict[str, bytes]]:
     """What a cache entry or a file holds of a plan: metadata, and the bytes of kernels and constants."""
     blobs = {f"kernel:{kernel.digest}": kernel.cubin for kernel in plan.kernels}
     blobs.update({f"constant:{name}": data for name, data in plan.constants})
-    document: dict[str, JSON] = {"format": FORMAT}
+    document: dict[str, JSON] = {"format": _format(plan)}
     for spec in fields(Plan):
-        if spec.name not in ("kernels", "constants"):
+        if spec.name not in ("kernels", "constants") and (spec.name != "slots" or plan.slots):
             document[spec.name] = to_document(getattr(plan, spec.name))
     document["kernels"] = [document_of_kernel(kernel) for kernel in plan.kernels]
     document["constants"] = [name for name, _ in plan.constants]
@@ -41,8 +44,12 @@ def to_parts(plan: Plan) -> tuple[dict[str, JSON], dict[str, bytes]]:
 def from_parts(document: Mapping[str, JSON], blobs: Mapping[str, bytes]) -> Plan:
     """The plan, checked. Raises PlanError."""
     names = {spec.name for spec in fields(Plan)}
-    if document.get("format") != FORMAT:
-        raise PlanError(f"a plan of format {document.get('format')!r}; this version of jitinfer reads {FORMAT}")
+    found = document.get("format")
+    if found not in (FORMAT, FORMAT_WITH_LANES):
+        known = f"{FORMAT} and {FORMAT_WITH_LANES}"
+        raise PlanError(f"a plan of format {found!r}; this version of jitinfer reads {known}")
+    if found == FORMAT:
+        names.remove("slots")
     if set(document) != {"format", *names}:
         raise PlanError("it has not exactly the fields of a plan")
     kernels = _list(document["kernels"], "kernels")
@@ -55,6 +62,8 @@ def from_parts(document: Mapping[str, JSON], blobs: Mapping[str, bytes]) -> Plan
         (str(name), _blob(blobs, f"constant:{name}")) for name in _list(document["constants"], "constants")
     )
     plan = Plan(**values)
+    if _format(plan) != found:
+        raise PlanError(f"a plan of format {found}, with {len(plan.slots)} slots")
     check(plan)
     return plan
 
@@ -63,7 +72,7 @@ def save(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Writes one file, whole or not at all. Raises PlanError for a plan that does not fit together, or OSError."""
     check(plan)
     document, blobs = to_parts(plan)
-    data = encode(_KEY, blobs, document, created=0.0)
+    data = encode(_key(_format(plan)), blobs, document, created=0.0)
     with replacing(path) as stream:
         stream.write(data)
 
@@ -91,14 +100,19 @@ def load(path: str | os.PathLike[str]) -> Plan:
     except DamagedError as damage:
         raise PlanError(f"{os.fspath(path)} is damaged, or no plan: {damage}; save the plan again") from None
     try:
-        if header.key != _KEY:
+        if header.key not in (_key(FORMAT), _key(FORMAT_WITH_LANES)):
             raise PlanError(f"it holds a {header.key.kind}")
         return from_parts(entry.metadata, entry.blobs)
     except PlanError as error:
         raise PlanError(f"{os.fspath(path)} is no plan that can be run: {error}") from None
 
 
-_KEY = Key("plan", {"format": FORMAT})
+def _format(plan: Plan) -> int:
+    return FORMAT_WITH_LANES if plan.slots else FORMAT
+
+
+def _key(number: int) -> Key:
+    return Key("plan", {"format": number})
 
 
 def document_of_kernel(kernel: Kernel) -> dict[str, JSON]:

@@ -45,8 +45,9 @@ class StepTime:
 
 @dataclass(frozen=True)
 class PlanTime:
-    """steps: in the plan's order; whole: one replay of many as the session runs it; overhead: what the events between
-    two steps added to each of them, and has been taken off `in_sequence`. Microseconds."""
+    """steps: in the plan's order; whole: one replay of many as the session runs it, several lanes side by
+    side; overhead: what the events between two steps added to each of them, and has been taken off `in_sequence`.
+    Microseconds."""
 
     steps: tuple[StepTime, ...]
     whole: float
@@ -78,7 +79,8 @@ class Profiler:
 
         `in_sequence` comes from one CUDA graph of all steps with an event between every two, in turn with replays of
         the session's own graph. The events cost time: what the first graph takes longer, spread over its steps, is
-        `overhead`. Each figure is the mean of the middle half of `rounds` rounds.
+        `overhead`. A session whose plan has several lanes is not compared with, but a graph of the same steps in turn.
+        Each figure is the mean of the middle half of `rounds` rounds.
 
         `repeated` comes from one graph for each step, which holds nothing but the step, many times.
 
@@ -87,10 +89,10 @@ class Profiler:
         if rounds < 1:
             raise ArgumentError(f"{rounds} rounds measure nothing")
         with self._session.device.current():
-            wholes, intervals = self._in_sequence(rounds)
+            wholes, plain, intervals = self._in_sequence(rounds)
             whole = interquartile_mean(wholes)
             raw = [interquartile_mean(column) for column in zip(*intervals, strict=True)]
-            overhead = max(0.0, (sum(raw) - whole) / len(raw)) if raw else 0.0
+            overhead = max(0.0, (sum(raw) - interquartile_mean(plain)) / len(raw)) if raw else 0.0
             steps = [max(0.0, each - overhead) for each in raw]
             repeated = self._repeated(raw)
         times = tuple(StepTime(*each) for each in zip(steps, repeated, strict=True))
@@ -113,23 +115,28 @@ class Profiler:
         self._resources.close()
         self._executor.close()
 
-    def _in_sequence(self, rounds: int) -> tuple[list[float], list[list[float]]]:
-        """Of each round, a replay by the session, and the time between every two events."""
+    def _in_sequence(self, rounds: int) -> tuple[list[float], list[float], list[list[float]]]:
+        """Of each round, a replay by the session, one of the steps in turn, and the time between every two events."""
         events = [self._resources.event(timing=True) for _ in range(len(self.plan.steps) + 1)]
-        first, second = (self._resources.event(timing=True) for _ in range(2))
+        first, second, third = (self._resources.event(timing=True) for _ in range(3))
         graph = self._graph(_with_events(self._executor.steps, events))
-        wholes, intervals = [], []
+        in_turn = self._graph(self._executor.steps) if self._session.model.plan.lanes > 1 else None
+        wholes, plain, intervals = [], [], []
         for number in range(rounds + 1):
             self._session.enqueue(self._session.inputs, self._stream)  # the device is busy while the rest is queued
             call("cuEventRecord", first, self._stream)
             self._session.enqueue(self._session.inputs, self._stream)
             call("cuEventRecord", second, self._stream)
+            if in_turn is not None:
+                call("cuGraphLaunch", in_turn, self._stream, step="running the plan")
+                call("cuEventRecord", third, self._stream)
             call("cuGraphLaunch", graph, self._stream, step="running the plan")
             call("cuStreamSynchronize", self._stream, step="running the plan")
             if number:  # the first one warms up
                 wholes.append(_microseconds(first, second))
+                plain.append(wholes[-1] if in_turn is None else _microseconds(second, third))
                 intervals.append([_microseconds(*pair) for pair in itertools.pairwise(events)])
-        return wholes, intervals
+        return wholes, plain, intervals
 
     def _repeated(self, expected: Sequence[float]) -> list[float]:
         """Of each step, in the plan's order, so that it finds the data that it is meant for."""
@@ -158,7 +165,7 @@ class Profiler:
 
 def _one_after_the_other(plan: Plan) -> Plan:
     steps = (dataclasses.replace(each, programmatic=False) if isinstance(each, Launch) else each for each in plan.steps)
-    return dataclasses.replace(plan, steps=tuple(steps))
+    return dataclasses.replace(plan, steps=tuple(steps), slots=())
 
 
 def _with_events(steps: Sequence[Enqueue], events: Sequence[Any]) -> list[Enqueue]:

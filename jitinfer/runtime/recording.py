@@ -8,8 +8,9 @@ from jitinfer.errors import DeviceError
 from jitinfer.runtime.driver import call, driver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from jitinfer.runtime.plan import Slot
     from jitinfer.runtime.steps import Enqueue
 
 
@@ -24,7 +25,9 @@ def recorded(work: Iterable[Enqueue], stream: int) -> Any:
         for enqueue in work:
             enqueue(stream)
     except DeviceError:
-        driver().cuStreamEndCapture(stream)
+        _, graph = driver().cuStreamEndCapture(stream)
+        if graph is not None and int(graph):
+            driver().cuGraphDestroy(graph)
         raise
     graph = call("cuStreamEndCapture", stream, step="recording the plan")
     executable = call("cuGraphInstantiate", graph, 0, step="making a graph of the plan")
@@ -32,3 +35,40 @@ def recorded(work: Iterable[Enqueue], stream: int) -> Any:
     call("cuGraphUpload", executable, stream)
     call("cuStreamSynchronize", stream)
     return executable
+
+
+def in_lanes(
+    steps: Sequence[Enqueue], slots: Sequence[Slot], streams: Sequence[int], event: Callable[[], Any]
+) -> list[Enqueue]:
+    """The steps as work to be recorded in the stream of lane 0, each in the stream of its own lane.
+
+    streams: of the lanes from 1 on; event: makes one. The other lanes join the recording at its beginning, and end in
+    lane 0, as CUDA wants it of streams that are recorded together.
+    """
+    began, ended = event(), [event() for _ in streams]
+    awaited = {number: event() for slot in slots for number in slot.after}
+
+    def begin(main: int) -> None:
+        call("cuEventRecord", began, main)
+        for stream in streams:
+            call("cuStreamWaitEvent", stream, began, 0)
+
+    def step(number: int) -> Enqueue:
+        slot, enqueue = slots[number], steps[number]
+
+        def run(main: int) -> None:
+            stream = (main, *streams)[slot.lane]
+            for other in slot.after:
+                call("cuStreamWaitEvent", stream, awaited[other], 0)
+            enqueue(stream)
+            if number in awaited:
+                call("cuEventRecord", awaited[number], stream)
+
+        return run
+
+    def end(main: int) -> None:
+        for stream, reached in zip(streams, ended, strict=True):
+            call("cuEventRecord", reached, stream)
+            call("cuStreamWaitEvent", main, reached, 0)
+
+    return [begin, *map(step, range(len(steps))), end]

@@ -25,6 +25,7 @@ from jitinfer.runtime.plan import (
     Scalar,
     TensorMap,
 )
+from jitinfer.runtime.races import check_races, check_slots
 
 if TYPE_CHECKING:
     from jitinfer.runtime.plan import Argument, Kernel, Step
@@ -61,6 +62,9 @@ def check(plan: Plan) -> None:
             _check_step(plan, step)
         except PlanError as error:  # noqa: PERF203 (at loading, once a step)
             raise PlanError(f"{step_name(number, step)}: {error}") from None
+    if plan.slots:
+        check_slots(plan)
+        check_races(plan)
 
 
 def step_name(number: int, step: Step) -> str:

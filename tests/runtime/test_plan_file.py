@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from laned_plans import launches, random_plan
 from plans import KERNEL, PLAN
 
 from jitinfer.cache import Key
@@ -15,6 +16,8 @@ from jitinfer.cache.container import MAGIC, encode
 from jitinfer.errors import JitinferError, PlanError
 from jitinfer.runtime import Scalar, from_parts, load, save, to_parts
 from jitinfer.runtime.document import from_document, to_document
+
+LAUNCHES = launches(early={1, 4})
 
 
 def test_it_comes_back_equal_and_saves_to_the_same_bytes(tmp_path):
@@ -79,8 +82,24 @@ def test_a_header_that_is_not_json_is_no_plan(tmp_path):
 
 def test_another_format_is_refused():
     document, blobs = to_parts(PLAN)
-    with pytest.raises(PlanError, match="format 3"):
-        from_parts({**document, "format": 3}, blobs)
+    with pytest.raises(PlanError, match="format 4"):
+        from_parts({**document, "format": 4}, blobs)
+
+
+def test_a_plan_of_several_lanes_comes_back_and_others_do_not_mention_them(tmp_path):
+    laned = next(plan for plan, _ in map(random_plan, range(10)) if plan.lanes > 1)
+    save(laned, tmp_path / "laned.plan")
+    assert load(tmp_path / "laned.plan") == laned
+    document, blobs = to_parts(PLAN)
+    assert document["format"] == 2
+    assert "slots" not in document
+    for changes in ({"format": 3}, {"slots": []}, {"format": 3, "slots": []}):
+        with pytest.raises(PlanError):
+            from_parts({**document, **changes}, blobs)
+    document, blobs = to_parts(laned)
+    assert document["format"] == 3
+    with pytest.raises(PlanError, match="fields"):
+        from_parts({**document, "format": 2}, blobs)
 
 
 def test_other_code_under_a_kernels_digest_is_refused():
@@ -112,9 +131,10 @@ def _changed(document, path, value):
     return document
 
 
-def test_whatever_changes_in_the_document_is_a_plan_or_a_plan_error():
+@pytest.mark.parametrize("plan", [PLAN, LAUNCHES], ids=["one lane", "two lanes"])
+def test_whatever_changes_in_the_document_is_a_plan_or_a_plan_error(plan):
     """Documents with valid checksums: no other exception comes out, whatever stands in them."""
-    document, blobs = to_parts(PLAN)
+    document, blobs = to_parts(plan)
     document = json.loads(json.dumps(document))
     odd = [None, True, -1, 0, 2**70, 1.5, "", "x", "ff", [], [[]], {}, {"is": "Launch"}, KeyError]
     places = [path for path in _places(document) if path]

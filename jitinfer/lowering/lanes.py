@@ -1,0 +1,197 @@
+"""Which nodes run beside the others, on a second lane.
+
+The nodes on the longest way through the graph, by their estimated times, stay on lane 0. The others are branches: those
+that the same node of that way has to precede, and the same one to follow. A branch moves to lane 1 if its part of the
+way ends sooner then, by an estimate of both lanes that share the device.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jitinfer.lowering.estimate import estimate
+from jitinfer.runtime.order import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from jitinfer.graph.node import Node, Value
+    from jitinfer.kernels.target import Target
+    from jitinfer.lowering.choice import Choice
+    from jitinfer.lowering.estimate import Estimate
+
+CHANGE_MICROSECONDS = 2.0
+"""What a node begins later by that waits for another lane: no kernel of it is launched before the others have ended."""
+
+LEAST_MICROSECONDS = 4.0
+"""That a branch has to gain by the estimate, which is a rough one."""
+
+ROOM = 4.0
+"""How many times as long as a branch takes the longest way is to take beside it, if that is to be had."""
+
+ROUNDING = 1e-6
+"""Microseconds: sums in another order."""
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Of each node its lane, and the numbers of earlier nodes on other lanes that it waits for.
+
+    microseconds: by the estimate, of one node after the other, and of both lanes; zeros where there is none.
+    """
+
+    lanes: tuple[int, ...]
+    after: tuple[tuple[int, ...], ...]
+    microseconds: tuple[float, float]
+
+    @property
+    def order(self) -> Order:
+        return Order(self.lanes, self.after)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Nodes off the longest way: behind the node `fork` of it, -1 for its beginning, and ahead of `join`, its length
+    in the graph for its end."""
+
+    fork: int
+    join: int
+    nodes: tuple[int, ...]
+
+
+def one_lane(nodes: int) -> Lanes:
+    """All nodes in their order."""
+    return Lanes((0,) * nodes, ((),) * nodes, (0.0, 0.0))
+
+
+def two_lanes(work: Sequence[tuple[Node, Choice]], target: Target) -> Lanes:
+    """Nodes in an order that their values allow, with their kernels."""
+    return assigned(needs_of([node for node, _ in work]), [estimate(node, choice, target) for node, choice in work])
+
+
+def needs_of(nodes: Sequence[Node]) -> list[list[int]]:
+    """Of each node, the earlier ones that write what it reads: several of them may write parts of a value."""
+    writers: dict[Value, list[int]] = defaultdict(list)
+    needs: list[list[int]] = []
+    for number, node in enumerate(nodes):
+        needs.append(sorted({each for value in node.inputs if value is not None for each in writers[value]}))
+        for value in dict.fromkeys(node.outputs):
+            writers[value].append(number)
+    return needs
+
+
+def assigned(needs: Sequence[Collection[int]], estimates: Sequence[Estimate]) -> Lanes:
+    """The lanes of nodes that need earlier ones, and take what is estimated."""
+    way, every = longest_way(needs, estimates), range(len(needs))
+    lanes = [0] * len(needs)
+    before = elapsed(every, lanes, needs, estimates)
+    beside = []
+    for branch in branches(needs, way):
+        window = range(branch.fork + 1, branch.join)
+        moved = [1 if number in branch.nodes else lane for number, lane in enumerate(lanes)]
+        gain = elapsed(window, lanes, needs, estimates) - elapsed(window, moved, needs, estimates)
+        if gain >= LEAST_MICROSECONDS:
+            lanes = moved
+            beside.append(branch)
+    now = elapsed(every, lanes, needs, estimates)
+    if before - now < LEAST_MICROSECONDS:
+        return one_lane(len(needs))
+    for branch in beside:
+        later = _later(branch, way, needs, estimates)
+        if later is not None and elapsed(every, lanes, later, estimates) <= now + ROUNDING:
+            needs = later
+    return Lanes(tuple(lanes), waits_of(lanes, needs), (before, now))
+
+
+def waits_of(lanes: Sequence[int], needs: Sequence[Collection[int]]) -> tuple[tuple[int, ...], ...]:
+    """Of each node, the nodes on other lanes that it has to wait for: not those that have ended when others have."""
+    order = Order(lanes, needs)
+    last: dict[int, int] = {}
+    after = []
+    for number, lane in enumerate(lanes):
+        after.append(order.needed((each for each in needs[number] if lanes[each] != lane), last.get(lane)))
+        last[lane] = number
+    return tuple(after)
+
+
+def _later(
+    branch: Branch, way: Sequence[int], needs: Sequence[Collection[int]], estimates: Sequence[Estimate]
+) -> list[Collection[int]] | None:
+    """`needs` with one more, so that the branch does not begin long before it has to; None where it does not anyway.
+
+    What it writes takes memory until the way joins it. So it waits while the way takes ROOM times as long as it does.
+    """
+    room = ROOM * sum(estimates[number].microseconds for number in branch.nodes)
+    first = branch.nodes[0]
+    for number in reversed([each for each in way if branch.fork < each < branch.join]):
+        if room <= 0.0 and number < first:
+            return [*needs[:first], [*needs[first], number], *needs[first + 1 :]]
+        room -= estimates[number].microseconds
+    return None
+
+
+def longest_way(needs: Sequence[Collection[int]], estimates: Sequence[Estimate]) -> list[int]:
+    """The nodes, in order, of the way through the graph that takes longest."""
+    ends: list[float] = []
+    for number, each in enumerate(estimates):
+        ends.append(each.microseconds + max((ends[need] for need in needs[number]), default=0.0))
+    way: list[int] = []
+    ahead: Collection[int] = range(len(ends))
+    while ahead:
+        way.append(max(ahead, key=ends.__getitem__))
+        ahead = needs[way[-1]]
+    return way[::-1]
+
+
+def branches(needs: Sequence[Collection[int]], way: Sequence[int]) -> list[Branch]:
+    """All that is not on the way, in the order of the nodes."""
+    on_way = set(way)
+    fork, join = [-1] * len(needs), [len(needs)] * len(needs)
+    for number, needed in enumerate(needs):
+        fork[number] = max((each if each in on_way else fork[each] for each in needed), default=-1)
+    for number in reversed(range(len(needs))):
+        for each in needs[number]:
+            join[each] = min(join[each], number if number in on_way else join[number])
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number in range(len(needs)):
+        if number not in on_way:
+            found[fork[number], join[number]].append(number)
+    return [Branch(*ends, tuple(nodes)) for ends, nodes in found.items()]
+
+
+def elapsed(
+    window: range, lanes: Sequence[int], needs: Sequence[Collection[int]], estimates: Sequence[Estimate]
+) -> float:
+    """Microseconds until the nodes of a window have ended, each behind those before it on its lane and those it needs.
+
+    Nodes ahead of the window have ended when it begins. Kernels that run at the same time and want more than the
+    device, by their shares, all become slower by as much. What comes behind the window on lane 0 waits for all of it.
+    """
+    waiting: dict[int, list[int]] = defaultdict(list)
+    for number in reversed(window):
+        waiting[lanes[number]].append(number)
+    seen = dict.fromkeys(waiting, -1)  # of other lanes: what ended before that is known to have ended
+    running: dict[int, float] = {}
+    ended: set[int] = set()
+    now = 0.0
+    while len(ended) < len(window):
+        busy = {lanes[number] for number in running}
+        for lane, queue in waiting.items():
+            if queue and lane not in busy and all(each in ended or each < window.start for each in needs[queue[-1]]):
+                number = queue.pop()
+                awaited = max((each for each in needs[number] if lanes[each] != lane), default=-1)
+                changes = CHANGE_MICROSECONDS if awaited > seen[lane] else 0.0
+                seen[lane] = max(seen[lane], awaited)
+                running[number] = estimates[number].microseconds + changes
+        slowed = max(1.0, sum(estimates[number].share for number in running))
+        step = min(running.values())
+        now += step * slowed
+        running = {number: left - step for number, left in running.items()}
+        done = [number for number, left in running.items() if left <= 0.0]
+        ended.update(done)
+        for number in done:
+            del running[number]
+    beside = max((number for number in window if lanes[number]), default=-1)
+    return now + (CHANGE_MICROSECONDS if beside > seen.get(0, -1) else 0.0)
