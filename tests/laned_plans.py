@@ -104,3 +104,20 @@ def launches(*, early):
         for step, pair in enumerate(names)
     ]
     return Plan(90, 256 * 6, tuple(buffers), tuple(steps), (KERNEL,), ("x",), ("y", "z"), slots=tuple(slots))
+
+
+def ended_before(steps, after):
+    """Of each step, all that have ended when it begins; after: those directly before it."""
+    found = []
+    for step in range(steps):
+        found.append(set(after[step]).union(*(found[each] for each in after[step])))
+    return found
+
+
+def directly_before(plan):
+    """Of each step of a plan with slots."""
+    lanes = [slot.lane for slot in plan.slots]
+    return [
+        {*slot.after, *(each for each in range(step) if lanes[each] == slot.lane)}
+        for step, slot in enumerate(plan.slots)
+    ]

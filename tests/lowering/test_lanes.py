@@ -31,6 +31,7 @@ from jitinfer.lowering.slots import in_slots, written_by
 from jitinfer.passes import converting, default, run_passes
 from jitinfer.runtime import Copy, Device, Launch, Pointer, Region, Slot, check
 from jitinfer.runtime.model import Session
+from jitinfer.runtime.profiler import Profiler
 from jitinfer.runtime.regions import overlap
 from jitinfer.testing import random_array
 
@@ -289,3 +290,31 @@ def test_on_a_device_both_lanes_give_what_one_gives(dtype):
         assert error <= max(1.2 * explained, 2e-6)
     for session in sessions:
         session.close()
+
+
+@needs_gpu
+def test_on_a_device_branches_that_leave_room_take_their_time_side_by_side():
+    """Two chains of products of 16 thread blocks or so each, on a device of many more multiprocessors."""
+    builder = Builder()
+    results = []
+    for name in "ab":
+        y = builder.input(name, (128, 2048), "bfloat16")
+        for number in range(24):
+            y = ops.matmul(y, builder.parameter(f"{name}{number}", (2048, 2048), "bfloat16"))
+        results.append(y)
+    graph = builder.build(*results)
+    target = device_target()
+    with Compiler(target) as compiler:
+        models = [compile_graph(graph, target, FirstThatCompiles(compiler), lanes)[0] for lanes in (1, 2)]
+    assert [model.plan.lanes for model in models] == [1, 2]
+    weights = [random_array(value.type, seed) / 2048**0.5 for seed, value in enumerate(graph.parameters)]
+    times = []
+    for model in models:
+        session = Session(model, weights, Device.of(0))
+        profiler = Profiler(session)
+        found = profiler.measure(rounds=20)
+        times.append(found.whole)
+        assert sum(each.in_sequence for each in found.steps) == pytest.approx(times[0], rel=0.25)
+        profiler.close()
+        session.close()
+    assert times[1] < 0.75 * times[0], times
