@@ -13,10 +13,11 @@ from jitinfer.runtime.device import Device
 from jitinfer.runtime.driver import bound, call
 from jitinfer.runtime.inputs import Inputs
 from jitinfer.runtime.memory import Layout
+from jitinfer.runtime.plan import step_name
 from jitinfer.runtime.producers import Place
 from jitinfer.runtime.recording import in_lanes, recorded
 from jitinfer.runtime.resources import Resources
-from jitinfer.runtime.soundness import check, step_name
+from jitinfer.runtime.soundness import check
 from jitinfer.runtime.steps import Binder
 from jitinfer.runtime.turns import Turns
 from jitinfer.runtime.weights import Weights

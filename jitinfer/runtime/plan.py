@@ -279,6 +279,12 @@ class Plan:
         return tuple(buffer for buffer in self.buffers if buffer.placement == "weight")
 
 
+def step_name(number: int, step: Step) -> str:
+    """For messages: "step 3, adaptive_layer_norm (model.py:41)"."""
+    text = f"step {number}, {step.label or type(step).__name__.lower()}"
+    return f"{text} ({step.origin})" if step.origin else text
+
+
 def aligned(nbytes: int) -> int:
     """The next multiple of ALIGNMENT."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from jitinfer.errors import ArgumentError
 from jitinfer.runtime.driver import call
 from jitinfer.runtime.executor import Executor
-from jitinfer.runtime.plan import Launch
+from jitinfer.runtime.plan import Launch, step_name
 from jitinfer.runtime.recording import recorded
 from jitinfer.runtime.resources import Resources
-from jitinfer.runtime.soundness import step_name
 from jitinfer.runtime.timing import interquartile_mean
 
 if TYPE_CHECKING:

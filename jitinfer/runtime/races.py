@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jitinfer.errors import PlanError
 from jitinfer.runtime.order import Order
-from jitinfer.runtime.plan import Copy, Gemm, Launch, Region
+from jitinfer.runtime.plan import Copy, Gemm, Launch, Region, step_name
 from jitinfer.runtime.regions import end, matrix_region, overlap
 
 if TYPE_CHECKING:
@@ -44,17 +44,10 @@ def check_slots(plan: Plan) -> None:
     if lanes != set(range(len(lanes))):
         raise PlanError("the lanes are not numbered from 0 on")
     for number, (slot, step) in enumerate(zip(plan.slots, plan.steps, strict=True)):
-        awaited = slot.after
-        if list(awaited) != sorted(set(awaited)) or not all(0 <= each < number for each in awaited):
-            raise PlanError(f"step {number} waits for {awaited}, which are not earlier steps in order")
-        if any(plan.slots[each].lane == slot.lane for each in awaited):
-            raise PlanError(f"step {number} waits for a step of its own lane")
-        if isinstance(step, Launch):
-            if step.programmatic and awaited:
-                raise PlanError(f"step {number} waits for other lanes, and so cannot start before they have ended")
-            _check_writes(plan, number, step, slot)
-        elif slot.writes:
-            raise PlanError(f"step {number} is no launch, and says itself what it writes")
+        try:
+            _check_slot(plan, number, slot, step)
+        except PlanError as error:  # noqa: PERF203 (at loading, once a step)
+            raise PlanError(f"{step_name(number, step)}: {error}") from None
 
 
 def check_races(plan: Plan) -> None:
@@ -69,8 +62,9 @@ def check_races(plan: Plan) -> None:
         for one in uses[earlier]:
             for other in uses[later]:
                 if (one.written or other.written) and overlap(one.region, other.region):
-                    text = f"steps {earlier} and {later} may run at the same time, and both use {one.region.buffer!r}"
-                    raise PlanError(f"{text}, which one of them writes")
+                    names = " and ".join(step_name(number, plan.steps[number]) for number in (earlier, later))
+                    text = f"may run at the same time, and both use {one.region.buffer!r}, which one of them writes"
+                    raise PlanError(f"{names} {text}")
     _check_arena(plan, order, uses)
 
 
@@ -111,16 +105,31 @@ def _read(plan: Plan, step: Step, slot: Slot) -> Iterator[Region]:
         yield Region(step.source.buffer, step.source.offset, step.nbytes)
 
 
-def _check_writes(plan: Plan, number: int, launch: Launch, slot: Slot) -> None:
+def _check_slot(plan: Plan, number: int, slot: Slot, step: Step) -> None:
+    awaited = slot.after
+    if list(awaited) != sorted(set(awaited)) or not all(0 <= each < number for each in awaited):
+        raise PlanError(f"it waits for {awaited}, which are not earlier steps in order")
+    if any(plan.slots[each].lane == slot.lane for each in awaited):
+        raise PlanError("it waits for a step of its own lane")
+    if not isinstance(step, Launch):
+        if slot.writes:
+            raise PlanError("it is no launch, and says itself what it writes")
+        return
+    if step.programmatic and awaited:
+        raise PlanError("it waits for other lanes, and so cannot start before they have ended")
     if not slot.writes:
-        raise PlanError(f"step {number} does not say what it writes")
+        raise PlanError("it does not say what it writes")
     for region in slot.writes:
-        buffer = plan.buffer_named[region.buffer] if region.buffer in launch.buffers else None
-        if buffer is None or buffer.placement not in ("arena", "output"):
-            raise PlanError(f"step {number} writes {region.buffer!r}, which it must not or cannot")
-        numbers = (region.offset, region.nbytes, *(each for repeat in region.repeats for each in repeat))
-        if min(numbers) < 0 or max(numbers) > _MOST_BYTES or end(region) > buffer.nbytes:
-            raise PlanError(f"step {number} writes beyond {region.buffer!r}")
+        _check_written(plan, step, region)
+
+
+def _check_written(plan: Plan, launch: Launch, region: Region) -> None:
+    buffer = plan.buffer_named[region.buffer] if region.buffer in launch.buffers else None
+    if buffer is None or buffer.placement not in ("arena", "output"):
+        raise PlanError(f"it writes {region.buffer!r}, which it is not given, or must not write")
+    numbers = (region.offset, region.nbytes, *(each for repeat in region.repeats for each in repeat))
+    if min(numbers) < 0 or max(numbers) > _MOST_BYTES or end(region) > buffer.nbytes:
+        raise PlanError(f"it writes beyond {region.buffer!r}")
 
 
 def _check_arena(plan: Plan, order: Order, uses: Sequence[Sequence[Use]]) -> None:

@@ -24,6 +24,7 @@ from jitinfer.runtime.plan import (
     Pointer,
     Scalar,
     TensorMap,
+    step_name,
 )
 from jitinfer.runtime.races import check_races, check_slots
 
@@ -65,12 +66,6 @@ def check(plan: Plan) -> None:
     if plan.slots:
         check_slots(plan)
         check_races(plan)
-
-
-def step_name(number: int, step: Step) -> str:
-    """For messages: "step 3, adaptive_layer_norm (model.py:41)"."""
-    text = f"step {number}, {step.label or type(step).__name__.lower()}"
-    return f"{text} ({step.origin})" if step.origin else text
 
 
 def _require(condition: bool, message: str) -> None:

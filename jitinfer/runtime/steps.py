@@ -9,8 +9,7 @@ from jitinfer.errors import DeviceError
 from jitinfer.graph.types import itemsize
 from jitinfer.runtime.cublaslt import Product
 from jitinfer.runtime.driver import call, driver
-from jitinfer.runtime.plan import Copy, Fill, Gemm, Launch, Pointer, Scalar, TensorMap
-from jitinfer.runtime.soundness import step_name
+from jitinfer.runtime.plan import Copy, Fill, Gemm, Launch, Pointer, Scalar, TensorMap, step_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -57,7 +57,7 @@ def named(step):
 
 
 def test_a_step_that_waits_for_another_lane_is_not_launched_early():
-    with pytest.raises(PlanError, match="step 3 waits for other lanes"):
+    with pytest.raises(PlanError, match="step 3, launch_3: it waits for other lanes"):
         check(launches(early={3}))
 
 
@@ -75,37 +75,48 @@ def offsets(**changes):
 
 
 UNSOUND = {
-    "a slot too few": replace(LAUNCHES, slots=LAUNCHES.slots[:-1]),
-    "a lane without a step": replace(LAUNCHES, slots=tuple(replace(s, lane=2 * s.lane) for s in LAUNCHES.slots)),
-    "a lane before the first": slot(2, lane=-1),
-    "a wait for a later step": slot(1, after=(2,)),
-    "a wait for itself": slot(1, after=(1,)),
-    "a wait for no step": slot(3, after=(-1,)),
-    "a wait twice": slot(3, after=(2, 2)),
-    "a wait for its own lane": slot(3, after=(1, 2)),
-    "no wait": slot(3, after=()),
-    "nothing written": slot(3, writes=()),
-    "an input written": slot(0, writes=(Region("x", 0, 64),)),
-    "something written that it is not given": slot(0, writes=(Region("b", 0, 64),)),
-    "no buffer written": slot(0, writes=(Region("d", 0, 64),)),
-    "more written than there is": slot(0, writes=(Region("a", 0, 65),)),
-    "something before the buffer written": slot(0, writes=(Region("a", -1, 64),)),
-    "rows beyond the buffer written": slot(0, writes=(Region("a", 0, 16, ((5, 16),)),)),
-    "a stride without a limit": slot(0, writes=(Region("a", 0, 16, ((1, 2**63),)),)),
-    "one place for what two lanes use": offsets(a=256 * 3, c=256 * 3),
-    "one place for what a step reads and writes": offsets(a=256 * 2, b=256 * 2),
-    "two lanes that write the same": replace(
-        LAUNCHES,
-        steps=tuple(
-            replace(s, arguments=(Pointer("x"), Pointer("a"))) if i == 2 else s for i, s in enumerate(LAUNCHES.steps)
+    "a slot too few": ("4 slots for 5 steps", replace(LAUNCHES, slots=LAUNCHES.slots[:-1])),
+    "a lane without a step": (
+        "not numbered",
+        replace(LAUNCHES, slots=tuple(replace(s, lane=2 * s.lane) for s in LAUNCHES.slots)),
+    ),
+    "a lane before the first": ("not numbered", slot(2, lane=-1)),
+    "a wait for a later step": ("not earlier", slot(1, after=(2,))),
+    "a wait for itself": ("not earlier", slot(1, after=(1,))),
+    "a wait for no step": ("not earlier", slot(3, after=(-1,))),
+    "a wait twice": ("not earlier", slot(3, after=(2, 2))),
+    "a wait for its own lane": ("its own lane", slot(3, after=(1, 2))),
+    "no wait": ("step 2, launch_2 and step 3, launch_3 may run at the same time", slot(3, after=())),
+    "nothing written": ("step 3, launch_3: it does not say", slot(3, writes=())),
+    "an input written": ("must not write", slot(0, writes=(Region("x", 0, 64),))),
+    "something written that it is not given": ("not given", slot(0, writes=(Region("b", 0, 64),))),
+    "no buffer written": ("not given", slot(0, writes=(Region("d", 0, 64),))),
+    "more written than there is": ("beyond", slot(0, writes=(Region("a", 0, 65),))),
+    "something before the buffer written": ("beyond", slot(0, writes=(Region("a", -1, 64),))),
+    "rows beyond the buffer written": ("beyond", slot(0, writes=(Region("a", 0, 16, ((5, 16),)),))),
+    "a stride without a limit": ("beyond", slot(0, writes=(Region("a", 0, 16, ((1, 2**63),)),))),
+    "one place for what two lanes use": ("'a' and 'c' lie in one place", offsets(a=256 * 3, c=256 * 3)),
+    "one place for what a step reads and writes": ("'a' and 'b' lie in one place", offsets(a=256 * 2, b=256 * 2)),
+    "two lanes that write the same": (
+        "both use 'a'",
+        replace(
+            LAUNCHES,
+            steps=tuple(
+                replace(s, arguments=(Pointer("x"), Pointer("a"))) if i == 2 else s
+                for i, s in enumerate(LAUNCHES.steps)
+            ),
+            slots=tuple(
+                replace(s, writes=(Region("a", 0, 64),)) if i == 2 else s for i, s in enumerate(LAUNCHES.slots)
+            ),
         ),
-        slots=tuple(replace(s, writes=(Region("a", 0, 64),)) if i == 2 else s for i, s in enumerate(LAUNCHES.slots)),
     ),
-    "a fill that says what it writes": replace(
-        LAUNCHES, steps=(Fill(Pointer("a"), 64), *LAUNCHES.steps[1:]), slots=LAUNCHES.slots
+    "a fill that says what it writes": (
+        "no launch",
+        replace(LAUNCHES, steps=(Fill(Pointer("a"), 64), *LAUNCHES.steps[1:]), slots=LAUNCHES.slots),
     ),
-    "more memory than there is": replace(
-        LAUNCHES, buffers=(*LAUNCHES.buffers, Buffer("huge", 2**63, "arena", 0)), arena_bytes=2**63
+    "more memory than there is": (
+        "any memory",
+        replace(LAUNCHES, buffers=(*LAUNCHES.buffers, Buffer("huge", 2**63, "arena", 0)), arena_bytes=2**63),
     ),
 }
 
@@ -115,9 +126,9 @@ def test_the_launches_themselves_are_sound():
     check(slot(2, writes=(Region("c", 0, 1, ((64, 1),)),)))
 
 
-@pytest.mark.parametrize("plan", UNSOUND.values(), ids=UNSOUND)
-def test_what_slots_must_not_say(plan):
-    with pytest.raises(PlanError):
+@pytest.mark.parametrize(("message", "plan"), UNSOUND.values(), ids=UNSOUND)
+def test_what_slots_must_not_say(message, plan):
+    with pytest.raises(PlanError, match=message):
         check(plan)
 
 
