@@ -7,6 +7,7 @@ way ends sooner then, by an estimate of both lanes that share the device.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,10 +30,7 @@ LEAST_MICROSECONDS = 4.0
 """That a branch has to gain by the estimate, which is a rough one."""
 
 ROOM = 4.0
-"""How many times as long as a branch takes the longest way is to take beside it, if that is to be had."""
-
-ROUNDING = 1e-6
-"""Microseconds: sums in another order."""
+"""How many times as long as a branch takes the longest way is to take beside it, where it takes that long."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +87,19 @@ def assigned(needs: Sequence[Collection[int]], estimates: Sequence[Estimate]) ->
     before = elapsed(every, lanes, needs, estimates)
     beside = []
     for branch in branches(needs, way):
-        window = range(branch.fork + 1, branch.join)
-        moved = [1 if number in branch.nodes else lane for number, lane in enumerate(lanes)]
+        window = _window(branch, way, estimates)
+        moved = list(lanes)
+        for number in branch.nodes:
+            moved[number] = 1
         gain = elapsed(window, lanes, needs, estimates) - elapsed(window, moved, needs, estimates)
         if gain >= LEAST_MICROSECONDS:
             lanes = moved
             beside.append(branch)
-    now = elapsed(every, lanes, needs, estimates)
+    late = _begun_late(beside, way, needs, estimates)
+    now = elapsed(every, lanes, late, estimates)
     if before - now < LEAST_MICROSECONDS:
         return one_lane(len(needs))
-    for branch in beside:
-        later = _later(branch, way, needs, estimates)
-        if later is not None and elapsed(every, lanes, later, estimates) <= now + ROUNDING:
-            needs = later
-    return Lanes(tuple(lanes), waits_of(lanes, needs), (before, now))
+    return Lanes(tuple(lanes), waits_of(lanes, late), (before, now))
 
 
 def waits_of(lanes: Sequence[int], needs: Sequence[Collection[int]]) -> tuple[tuple[int, ...], ...]:
@@ -116,20 +113,49 @@ def waits_of(lanes: Sequence[int], needs: Sequence[Collection[int]]) -> tuple[tu
     return tuple(after)
 
 
-def _later(
-    branch: Branch, way: Sequence[int], needs: Sequence[Collection[int]], estimates: Sequence[Estimate]
-) -> list[Collection[int]] | None:
-    """`needs` with one more, so that the branch does not begin long before it has to; None where it does not anyway.
-
-    What it writes takes memory until the way joins it. So it waits while the way takes ROOM times as long as it does.
-    """
-    room = ROOM * sum(estimates[number].microseconds for number in branch.nodes)
-    first = branch.nodes[0]
-    for number in reversed([each for each in way if branch.fork < each < branch.join]):
-        if room <= 0.0 and number < first:
-            return [*needs[:first], [*needs[first], number], *needs[first + 1 :]]
+def _window(branch: Branch, way: Sequence[int], estimates: Sequence[Estimate]) -> range:
+    """The part of the graph in which a branch finds time enough, and all that it has where that is less."""
+    begin = _latest(branch, branch.join, way, estimates)
+    room = _room(branch, estimates)
+    for number in way[bisect_right(way, begin) : bisect_left(way, branch.join)]:
+        if room <= 0.0 and number > branch.nodes[-1]:
+            return range(begin + 1, number)
         room -= estimates[number].microseconds
-    return None
+    return range(begin + 1, branch.join)
+
+
+def _begun_late(
+    beside: Sequence[Branch], way: Sequence[int], needs: Sequence[Collection[int]], estimates: Sequence[Estimate]
+) -> list[Collection[int]]:
+    """`needs`, and of branches with time to spare, to wait for a node of the way that leaves them enough.
+
+    What they write takes memory until the way joins them. None of them begins so late that it delays the next one.
+    """
+    late = list(needs)
+    following = len(needs)
+    for branch in sorted(beside, key=lambda each: each.nodes[0], reverse=True):
+        begin = _latest(branch, min(branch.join, following), way, estimates)
+        if begin > branch.fork:
+            first = branch.nodes[0]
+            late[first] = [*needs[first], begin]
+        following = min(following, begin + 1)
+    return late
+
+
+def _latest(branch: Branch, end: int, way: Sequence[int], estimates: Sequence[Estimate]) -> int:
+    """The last node of the way, ahead of the branch's own, behind which there is room for it ahead of the node `end`;
+    its fork, where there is none."""
+    room = _room(branch, estimates)
+    for number in reversed(way[bisect_right(way, branch.fork) : bisect_left(way, end)]):
+        if room <= 0.0 and number < branch.nodes[0]:
+            return number
+        room -= estimates[number].microseconds
+    return branch.fork
+
+
+def _room(branch: Branch, estimates: Sequence[Estimate]) -> float:
+    """Microseconds of the way that are enough for the branch beside it."""
+    return ROOM * sum(estimates[number].microseconds for number in branch.nodes)
 
 
 def longest_way(needs: Sequence[Collection[int]], estimates: Sequence[Estimate]) -> list[int]:
