@@ -53,6 +53,28 @@ def test_two_shapes_have_their_weights_on_the_device_once(cuda):
         assert (contents(direct) == factor).all()
 
 
+class TwoChains(paddle.nn.Layer):
+    """Sums of sums, twice: neither needs the other before the end."""
+
+    def forward(self, x, y):
+        for _ in range(6):
+            x, y = paddle.cumsum(x, axis=-1), paddle.cumsum(y, axis=-1)
+        return x + y
+
+
+@pytest.mark.parametrize(("side_streams", "lanes"), [(True, 2), (False, 1)])
+def test_branches_run_side_by_side_unless_they_must_not(cuda, side_streams, lanes):
+    options = {"engine": "cuda", "verify": "never", "tune": "off", "fallback": "error", "side_streams": side_streams}
+    compiled = jitinfer.inference(TwoChains(), **options)
+    compiled(paddle.randn([4, 96]), paddle.randn([4, 96]))
+    (specialization,) = compiled.forward.specializations
+    (session,) = specialization.executable._sessions.values()
+    assert session.model.plan.lanes == lanes
+    nodes = cuda.graphs[-1]
+    starts = [node for node in nodes if not node.after]
+    assert len(starts) == lanes
+
+
 def contents(array):
     return numpy.ctypeslib.as_array((ctypes.c_float * (array.nbytes // 4)).from_address(array.address))
 
