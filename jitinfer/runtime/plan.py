@@ -105,7 +105,7 @@ class Cost:
 class Launch:
     """One launch of the kernel with this digest; grid in thread blocks.
 
-    scratch: where the kernel has scratch_bytes; programmatic: may start while the step before it ends.
+    scratch: where the kernel has scratch_bytes; programmatic: may start while the step before it, on its lane, ends.
     """
 
     kernel: str

@@ -48,8 +48,8 @@ def overlap(one: Region, other: Region) -> bool:
     """Whether they have bytes in common, or may have: regions of very many runs are taken for whole."""
     if one.buffer != other.buffer or max(one.offset, other.offset) >= min(end(one), end(other)):
         return False
-    starts, nbytes = _runs(one)
-    others, length = _runs(other)
+    starts, nbytes = runs(one)
+    others, length = runs(other)
     # Of each run of one, the other's last run that begins before it ends: it reaches furthest.
     last = numpy.searchsorted(others, starts + nbytes, side="left") - 1
     reached = numpy.where(last >= 0, others[last] + length, -1)
@@ -57,8 +57,8 @@ def overlap(one: Region, other: Region) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _runs(region: Region) -> tuple[numpy.ndarray[Any, Any], int]:
-    """Where its runs start, sorted, and how long each is."""
+def runs(region: Region) -> tuple[numpy.ndarray[Any, Any], int]:
+    """Where the runs of a region start, sorted, and how long each is; one run for all of too many."""
     if math.prod(count for count, _ in region.repeats) > MOST_RUNS:
         return numpy.array([region.offset]), end(region) - region.offset
     starts = numpy.array([region.offset])

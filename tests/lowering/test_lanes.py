@@ -5,12 +5,16 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from gpu import device_target, needs_gpu
+from generated_cases import TARGET
+from gpu import POISON, device_target, needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitinfer.errors import PlanError
 from jitinfer.graph import Builder, evaluate, ops
+from jitinfer.kernels.device_library import numpy_device_library
+from jitinfer.kernels.family import Config, KernelLaunch, families_for
+from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, compile_graph, lower
@@ -29,7 +33,7 @@ from jitinfer.lowering.lanes import (
 from jitinfer.lowering.lower import Outline
 from jitinfer.lowering.slots import in_slots, written_by
 from jitinfer.passes import converting, default, run_passes
-from jitinfer.runtime import Copy, Device, Launch, Pointer, Region, Slot, check
+from jitinfer.runtime import Copy, Device, Launch, Pointer, Region, Slot, TensorMap, check, regions
 from jitinfer.runtime.model import Session
 from jitinfer.runtime.profiler import Profiler
 from jitinfer.runtime.regions import overlap
@@ -166,6 +170,43 @@ def test_parts_of_values_that_nodes_write():
     assert other == [Region(one[0].buffer, 3 * 16, 5 * 16, ((2, 8 * 16),))]
     assert not overlap(one[0], other[0])
     assert needs_of(outline.nodes) == [[], [], [0, 1]]
+
+
+def interpretable(candidate):
+    """Not by a library, or with tensor maps."""
+    launches = [step for step in candidate.steps if isinstance(step, KernelLaunch)]
+    maps = [each for step in launches for each in step.arguments.values() if isinstance(each, TensorMap)]
+    return len(launches) == len(candidate.steps) and not maps
+
+
+def test_kernels_write_nothing_beside_the_parts_that_are_said_of_them():
+    """Of rows that do not fill a block, in the middle of a larger tensor."""
+    builder = Builder()
+    shapes = {"a": (2, 5, 24), "b": (2, 11, 24), "c": (2, 3, 24)}
+    given = [builder.input(name, shape) for name, shape in shapes.items()]
+    functions = [ops.silu, ops.layer_norm, lambda y: ops.softmax(y, axis=-1), lambda y: ops.cumsum(y, axis=-1)]
+    graph = builder.build(*(ops.concat(*map(function, given), axis=1) for function in functions))
+    seen = set()
+    for node in Outline(graph, TARGET).nodes:
+        (region,) = written_by(node)
+        assert region.repeats
+        starts, nbytes = regions.runs(region)
+        inside = numpy.zeros(node.output.type.nbytes, bool)
+        for start in starts:
+            inside[start : start + nbytes] = True
+        arrays = [random_array(value.type, seed) for seed, value in enumerate(node.inputs)]
+        for family in families_for(node, TARGET):
+            first = dict(family.configs(node, TARGET)[0].values)
+            config = Config.of(**{**first, **{name: 0 for name in ("programmatic", "host_maps") if name in first}})
+            candidate = family.launches(node, config, TARGET)
+            if interpretable(candidate):
+                with numpy_device_library():
+                    (found,) = interpret(node, candidate, arrays)
+                written = found.view(numpy.uint8).reshape(-1)
+                assert (written[~inside] == POISON).all()
+                assert not (written[inside] == POISON).all()
+                seen.add(node.op.name)
+    assert seen == {"silu", "layer_norm", "softmax", "cumsum"}
 
 
 def test_what_waits_is_not_launched_early():

@@ -14,8 +14,9 @@ from plans import KERNEL, PLAN
 from jitinfer.cache import Key
 from jitinfer.cache.container import MAGIC, encode
 from jitinfer.errors import JitinferError, PlanError
-from jitinfer.runtime import Scalar, from_parts, load, save, to_parts
+from jitinfer.runtime import Scalar, from_parts, load, model_file, save, to_parts
 from jitinfer.runtime.document import from_document, to_document
+from jitinfer.runtime.model import Model
 
 LAUNCHES = launches(early={1, 4})
 
@@ -90,6 +91,9 @@ def test_a_plan_of_several_lanes_comes_back_and_others_do_not_mention_them(tmp_p
     laned = next(plan for plan, _ in map(random_plan, range(10)) if plan.lanes > 1)
     save(laned, tmp_path / "laned.plan")
     assert load(tmp_path / "laned.plan") == laned
+    model = Model(laned, (), (), (), ())
+    model_file.save(model, tmp_path / "model")
+    assert model_file.load(tmp_path / "model") == (model, [])
     document, blobs = to_parts(PLAN)
     assert document["format"] == 2
     assert "slots" not in document

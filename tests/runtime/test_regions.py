@@ -61,10 +61,10 @@ def test_very_many_runs_count_as_all_between_their_ends(monkeypatch):
     even, odd = (Region("x", first, 1, ((50, 2),)) for first in (0, 1))
     assert not overlap(even, odd)
     monkeypatch.setattr(regions, "MOST_RUNS", 49)
-    regions._runs.cache_clear()
+    regions.runs.cache_clear()
     assert overlap(even, odd)
     assert not overlap(even, Region("x", 99, 1))
-    regions._runs.cache_clear()
+    regions.runs.cache_clear()
 
 
 @pytest.mark.parametrize("empty", [Region("x", 5, 0), Region("x", 5, 3, ((0, 4),))])
