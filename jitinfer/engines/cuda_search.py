@@ -49,7 +49,7 @@ MOST_FLOPS = 2e10
 """Multiplications and additions up to which a graph is evaluated by NumPy as often as a bisection asks: about a second
 each time, by which ten tries cost less than one compilation."""
 
-_PACKAGES = ("triton", "nvmath-python", "nvidia-cublas", "cuda-bindings")
+_PACKAGES = ("triton", "nvidia-cuda-nvcc", "nvmath-python", "nvidia-cublas", "cuda-bindings")
 
 
 @dataclass(frozen=True)

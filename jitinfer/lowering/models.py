@@ -6,13 +6,12 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-import triton
-
 from jitinfer.cache import Key
 from jitinfer.errors import PlanError
 from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
+from jitinfer.kernels.triton.frontend import toolchain
 from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, Noted
 from jitinfer.lowering.compiled import compile_graph
 from jitinfer.lowering.exclusion import documents
@@ -105,7 +104,7 @@ def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions) -> Key:
             "tune": tune,
             "excluded": documents(excluded),
             "families": sorted(families()),
-            "triton": triton.__version__,
+            **toolchain(),
             "jitinfer": __version__,
             "sources": sources_digest(),
         },

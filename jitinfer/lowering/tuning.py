@@ -11,12 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import triton
-
 from jitinfer import graph, kernels, lowering, runtime, version
 from jitinfer.cache import Key
 from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.kernels.family import Config, families
+from jitinfer.kernels.triton.frontend import toolchain
 from jitinfer.lowering.choice import Choice, first_that_compiles, form_of, offers, start
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.rotation import Rotation
@@ -159,7 +158,7 @@ class Tuner:
                 "device": self._device.name,
                 "capability": target.compute_capability,
                 "sm_count": target.sm_count,
-                "triton": triton.__version__,
+                **toolchain(),
                 "jitinfer": version.__version__,
                 "sources": sources_digest(),
                 "families": sorted(families()),
