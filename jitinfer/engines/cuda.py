@@ -18,7 +18,6 @@ from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
 from jitinfer.errors import DeviceError, EngineError, JitinferError, UnsupportedOpError
-from jitinfer.graph.text import call_text
 from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
@@ -157,8 +156,6 @@ class CudaExecutable:
         from jitinfer.lowering.models import model_of  # Triton takes its time to import
 
         request = self._request
-        if request.options.engine == "auto":
-            _require_proven(graph)
         started = time.perf_counter()
         model = model_of(graph, self._device, request.cache, request.options.tune, self._recipe.excluded)
         lowered = time.perf_counter()
@@ -218,13 +215,6 @@ def _device(request: Request) -> Device:
         return Device.of(paddle_device() if given is None else given)
     except DeviceError as error:
         raise EngineError(f"{request.name}: {error}") from error
-
-
-def _require_proven(graph: Graph) -> None:
-    """Raises UnsupportedOpError for what has kernels that not all tests on devices have seen yet."""
-    found = next((node for node in graph.nodes if node.op.name in ("conv2d", "conv2d_transpose")), None)
-    if found is not None:
-        raise UnsupportedOpError(f"{call_text(found)} runs on the device by engine='cuda' only, not by 'auto' yet")
 
 
 def _prepared(request: Request, recipe: CudaRecipe) -> CudaExecutable:
