@@ -343,8 +343,9 @@ def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call
 
     Returns the dynamic result, and whether the program's was the same.
     """
-    from jitinfer.engines.comparison import difference, tolerance_for
+    from jitinfer.engines.comparison import difference
     from jitinfer.engines.paddle import as_arrays
+    from jitinfer.graph.rounding import tolerance_for
 
     assert specialization.executable is not None
     assert specialization.program is not None
