@@ -98,6 +98,8 @@ class FakeDriver:
         if name != "cuGetErrorString":
             self.calls += 1
             if self.calls == self.failing_call:
+                if name == "cuStreamEndCapture":
+                    self._capture = None  # it ends in any case
                 return (Result.CUDA_ERROR_INVALID_VALUE,)
         if self.lost and name not in _ANSWERED:
             return (Result.CUDA_ERROR_ILLEGAL_ADDRESS,)
