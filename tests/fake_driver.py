@@ -4,8 +4,8 @@ Work runs when it is queued; between the beginning and the end of a capture it i
 was given out and not given back is in `held`. The device has a clock: a copy or a fill takes a microsecond a byte, an
 event inside of a graph takes EVENT microseconds, and everything else takes no time.
 
-A fill with FAULT, and a copy within the device of what begins with TRAP, lose the device: they succeed, and all that is
-asked of the driver afterwards fails, until it is another one.
+A fill with FAULT, a copy within the device of what begins with TRAP, and a kernel that strays by its name lose the
+device: they succeed, and all that is asked of the driver afterwards fails, until it is another one.
 """
 
 import contextlib
@@ -234,7 +234,10 @@ class FakeDriver:
         return (OK,)
 
     def cuLaunchKernelEx(self, config, function, arguments, extra):
-        return (OK,)
+        def stray():
+            self.lost = True
+
+        return self._do(stray) if b"stray" in function else (OK,)
 
     def cuPointerGetAttribute(self, attribute, address):
         return OK, 0
