@@ -64,16 +64,22 @@ class Faults:
         It is the one configuration; the whole family, for this form of nodes, where another of its configurations has
         lost the device before.
         """
-        exclusion = error.exclusion
+        exclusion, source = error.exclusion, foreign_families().get(error.exclusion.family, "")
         with self._cache.lock(self._key):
             kept = self._kept()
-            if any((each.exclusion.form, each.exclusion.family) == (exclusion.form, exclusion.family) for each in kept):
-                exclusion = dataclasses.replace(exclusion, config=None)
-            fault = Fault(exclusion, error.kernel, error.failure, foreign_families().get(exclusion.family, ""))
-            if fault not in kept:
-                kept.append(fault)
-            self._cache.put(self._key, {}, {"faults": [each.document() for each in kept]})
-        return fault in self._kept()
+            alike = [
+                each.exclusion.config
+                for each in kept
+                if (each.exclusion.form, each.exclusion.family, each.source)
+                == (exclusion.form, exclusion.family, source)
+            ]
+            if not {None, exclusion.config} & {*alike}:
+                if alike:
+                    exclusion = dataclasses.replace(exclusion, config=None)
+                kept.append(Fault(exclusion, error.kernel, error.failure, source))
+                self._cache.put(self._key, {}, {"faults": [each.document() for each in kept]})
+        of = error.exclusion
+        return any(each.exclusion.covers(of.form, of.family, of.config) for each in self.known())
 
     def _kept(self) -> list[Fault]:
         entry = self._cache.get(self._key)

@@ -89,28 +89,33 @@ def explained(
 ) -> DeviceLostError:
     """`error` with what can be found out about it: a KernelFaultError, noted for the processes to come, if that is who.
 
-    excluded: what was left out when the suspect's kernels were chosen. It may take `retracing.SECONDS`, the first time.
+    excluded: what was left out when the suspect's kernels were chosen. The first time it may take `retracing.SECONDS`;
+    others wait for it meanwhile, as they are to tell the same.
     """
     global _loss
     with _turn:
-        before = _loss
-        _loss = before or Loss(request.name)
-    if before is not None:
-        return DeviceLostError(str(before))
+        if _loss is not None:
+            return DeviceLostError(str(_loss))
+        _loss = Loss(request.name)
+        error = _explained(error, request, device, excluded, suspect)
+        if isinstance(error, KernelFaultError):
+            _loss = Loss(request.name, error.kernel)
+        return error
+
+
+def _explained(
+    error: DeviceLostError, request: Request, device: Device, excluded: Exclusions, suspect: Suspect | None
+) -> DeviceLostError:
     if not isinstance(error, KernelFaultError) and suspect is not None:
         logger.info("%s: %s; looking for the kernel in another process", request.name, error)
         with progress(f"jitinfer: looking for the kernel of {request.name} that lost the device"):
             error = _found(error, request, device, excluded, suspect)
-    if isinstance(error, KernelFaultError):
-        _loss = Loss(request.name, error.kernel)
-        noted = Faults(request.cache, device).add(error)
-        where = request.cache.path
-        error = error.with_remark(
-            "The next process leaves it out"
-            if noted
-            else f"That cannot be noted in the cache {where}, so the next process may choose it again"
-        )
-    return error
+    if not isinstance(error, KernelFaultError):
+        return error
+    if Faults(request.cache, device).add(error):
+        return error.with_remark("The next process leaves it out")
+    where = request.cache.path
+    return error.with_remark(f"That cannot be noted in the cache {where}, so the next process may choose it again")
 
 
 def _found(

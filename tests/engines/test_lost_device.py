@@ -6,6 +6,7 @@ Both this process and the one in which the plan is run again have such a driver;
 import contextlib
 import gc
 import re
+import threading
 
 import numpy
 import paddle
@@ -17,10 +18,11 @@ from sessions import MODEL, session_of
 
 import jitinfer
 from jitinfer.cache import Cache, cache_location
-from jitinfer.engines import lost_device, retracing
+from jitinfer.engines import cuda, lost_device, pieces, retracing
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.retracing import retrace
 from jitinfer.errors import DeviceLostError, EngineError
+from jitinfer.frontend import partition
 from jitinfer.kernels import catalogue
 from jitinfer.kernels.family import Candidate, Config
 from jitinfer.lowering.exclusion import Exclusion
@@ -144,6 +146,32 @@ def test_an_offer_that_is_timed_is_named_and_the_next_process_leaves_it_out(tmp_
     assert told.count("is left out: it lost the device once: ") == 2
 
 
+def test_ranks_that_find_the_same_at_once_leave_out_no_more_than_that(tmp_path):
+    with process():
+        faults = Faults(Cache(tmp_path), Device.of(0))
+        for way in (0, 0, 1, 1, 2):
+            assert faults.add(KernelFaultError(Exclusion("form", "stray", Config.of(way=way)), "a kernel", "it failed"))
+            assert len(faults.known()) == min(way + 1, 2)
+        assert [each.exclusion.config for each in faults.known()] == [Config.of(way=0), None]
+
+
+def test_threads_tell_the_same(tmp_path, trapped, warnings_of):
+    """The warning of a function is its first one, whoever gets there first."""
+    x, trap = trapped
+    with process():
+        fast = compiled(tmp_path)
+        fast(x)
+        threads = [threading.Thread(target=fast, args=(trap,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(100)
+            assert not thread.is_alive()
+        del fast, threads, thread
+    (warning,) = warnings_of()
+    assert "the kernel moves for reshape(" in warning
+
+
 class StrayOfWeights(Stray):
     def supports(self, node, target):
         return super().supports(node, target) and node.inputs[0].shape == (4, 6)
@@ -213,6 +241,31 @@ def test_it_is_run_again_on_the_same_inputs(tmp_path, trapped, warnings_of):
     assert "The next process leaves it out" in warnings_of()[-1]
     with process():  # there is no other
         assert "has no CUDA kernel left that is right" in called(tmp_path, *trapped)[1]
+
+
+class StrayOnce(Stray):
+    def configs(self, node, target):
+        return super().configs(node, target)[1:]
+
+
+def test_a_piece_of_a_program(tmp_path, monkeypatch, warnings_of):
+    """Of which another piece runs by Paddle; its inputs may lie on the device, which is lost."""
+
+    def in_pieces(x):
+        return paddle.reshape(paddle.tanh(paddle.reshape(x, [-1])), [3, 8])
+
+    monkeypatch.setattr(partition, "FLOPS_FOR_A_BYTE", 0)
+    monkeypatch.setattr(pieces, "_require_worth", lambda *_: None)
+    monkeypatch.setattr(cuda, "divide", lambda *given: cut.append(divide(*given)) or cut[-1])
+    monkeypatch.setattr(catalogue, "BUILT_IN", (StrayOnce(), Moves()))
+    divide, cut = pieces.divide, []
+    for shape in ("4, 6", "24"):
+        with process():
+            assert f"the kernel stray (way=1) for reshape(float32[{shape}])" in called(tmp_path, of=in_pieces)[1]
+            assert len(cut[-1].pieces) == 3
+            assert f"the kernel stray (way=1) for reshape(float32[{shape}])" in warnings_of()[-1]
+    with process():
+        assert "some pieces by Paddle" in called(tmp_path, of=in_pieces)[1]
 
 
 def test_inputs_that_are_lost_with_the_device_are_random(trapped):
