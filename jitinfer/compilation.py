@@ -354,6 +354,7 @@ def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call
     try:
         if evaluation.tree != specialization.result:
             raise EngineError("another structure")
+        specialization.follow()
         executable = specialization.executable
         actual = reference.under_the_same_randomness(lambda: executable.run(call.tensors))
     except EngineError as error:

@@ -15,8 +15,9 @@ from jitinfer.graph.rounding import real
 from jitinfer.graph.types import FLOATING, numpy_dtype
 from jitinfer.kernels.assembly import plan_of_node
 from jitinfer.kernels.family import families_for
-from jitinfer.lowering.choice import Choice, form_of
+from jitinfer.lowering.choice import Choice, form_of, kernel_text
 from jitinfer.lowering.exclusion import Exclusion
+from jitinfer.lowering.fault import KernelFaultError
 from jitinfer.lowering.node_check import failure_of
 from jitinfer.runtime.executor import Executor
 
@@ -69,7 +70,7 @@ class KernelCheck:
             values: what tensors hold, as far as that is known. Nodes all whose operands are among them are run on
                 those, the others on random numbers.
 
-        Raises DeviceLostError, with the kernel's name, where the device fails for good, and DeviceMemoryError.
+        Raises KernelFaultError where the device fails for good, and DeviceMemoryError.
         """
         found: dict[Exclusion, Blame] = {}
         wrong: set[str] = set()
@@ -90,26 +91,18 @@ class KernelCheck:
             wrong.add(form)
             others = any(each.name != choice.family for each in families_for(node, self._target))
             whole = others or (form, choice.family) in before
-            found[dataclasses.replace(this, config=None) if whole else this] = Blame(named(node, choice), failure)
+            found[dataclasses.replace(this, config=None) if whole else this] = Blame(kernel_text(node, choice), failure)
         return found
 
     def _failure(self, node: Node, choice: Choice, arrays: Sequence[Array | None]) -> str:
         try:
             return failure_of(node, self._run(node, choice, arrays), arrays)
         except DeviceLostError as error:
-            raise DeviceLostError(f"{named(node, choice)}: {error}") from error
+            raise KernelFaultError.of(node, choice, error) from error
         except DeviceMemoryError:
             raise
         except (DeviceError, KernelError) as error:
             return str(error)
-
-
-def named(node: Node, choice: Choice) -> str:
-    """A choice of kernels for a node, as people read it."""
-    types = ", ".join("none" if kind is None else str(kind) for kind in node.input_types())
-    config = f" ({choice.config})" if choice.config.values else ""
-    where = f" at {node.origin}" if str(node.origin) else ""
-    return f"the kernel {choice.family}{config} for {node.op.name}({types}){where}"
 
 
 def _random(values: Iterable[Value | None]) -> dict[Value, Array]:

@@ -65,7 +65,7 @@ class Executor:
         weights: Weights | Mapping[str, Any] | None = None,
         device: Device | int = 0,
         *,
-        stepwise: bool = False,
+        stepwise: bool | Callable[[int], None] = False,
         arena: Arena | None = None,
     ) -> None:
         """Loads and records.
@@ -73,7 +73,8 @@ class Executor:
         Args:
             weights: every weight buffer of the plan by name; a `Weights` is shared, other mappings are uploaded.
             stepwise: no graph: each call queues the steps one by one and waits for each, so that a fault on the
-                device is reported with the step that caused it. Slow.
+                device is reported with the step that caused it. Slow. A function is told the number of each step ahead
+                of it.
             arena: of the same device, shared with other executors, whose calls take turns with those of this one.
 
         Raises PlanError for a plan that does not fit together, ArgumentError for weights that are not the plan's, and
@@ -90,7 +91,8 @@ class Executor:
         self._results: Array | None = None
         with self.device.current():
             self._turns = Turns(self._resources) if arena is None else arena.turns
-            self._load(stepwise)
+            self._before_step = stepwise if callable(stepwise) else None
+            self._load(bool(stepwise))
 
     @property
     def nbytes(self) -> int:
@@ -228,6 +230,8 @@ class Executor:
         """Orders this call behind the one before: both use the same memory."""
         if self._resources.closed:
             raise DeviceError("this executor is closed")
+        if self._turns.refused:
+            raise DeviceError(self._turns.refused)
         self._turns.before(stream)
 
     def _replay(self, stream: int) -> None:
@@ -235,6 +239,8 @@ class Executor:
             self._launch(self._graph, stream)
             return
         for number, (enqueue, step) in enumerate(zip(self._steps, self.plan.steps, strict=True)):
+            if self._before_step is not None:
+                self._before_step(number)
             enqueue(stream)
             call("cuStreamSynchronize", stream, step=step_name(number, step))
 
