@@ -15,8 +15,10 @@ from jitinfer.lowering.choice import Choice, first_that_compiles, form_of, offer
 from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.fault import KernelFaultError
+from jitinfer.lowering.referee import trusted
 from jitinfer.lowering.rotation import Rotation
 from jitinfer.progress import progress
+from jitinfer.runtime.executor import outputs_of
 from jitinfer.runtime.timing import microseconds
 
 if TYPE_CHECKING:
@@ -118,11 +120,14 @@ class Tuner:
                     logger.info("%s %s does not run: %s", choice.family, choice.config, error)
                     failures.append(error)
                 advance()
+            if not timed:
+                raise failures[0]
+            timed.sort(key=lambda choice: choice.microseconds)
+            best = trusted(
+                node, timed, lambda choice: outputs_of(rotation.plan(choice), weights, self._device), rotation.operands
+            )
         finally:
             weights.close()
-        if not timed:
-            raise failures[0]
-        best = min(timed, key=lambda choice: choice.microseconds)
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
         return best
 

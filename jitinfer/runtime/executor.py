@@ -261,6 +261,15 @@ class Executor:
         return DeviceArray(address, buffer.shape, buffer.dtype, self.device.index, self._resources, self._turns)
 
 
+def outputs_of(plan: Plan, weights: Weights | Mapping[str, Any] | None, device: Device) -> list[Array]:
+    """What a plan without inputs computes, in memory that held zeros. Raises as `Executor`, and DeviceError."""
+    executor = Executor(plan, weights, device)
+    try:
+        return executor.run([])
+    finally:
+        executor.close()
+
+
 def _require_target(plan: Plan, device: Device) -> None:
     if device.compute_capability != plan.target:
         raise DeviceError(f"the plan is for sm_{plan.target}, and {device.name} is sm_{device.compute_capability}")
