@@ -1,6 +1,6 @@
 """Group norms of images against the reference in float64: interpreted here, compiled where there is a device.
 
-What a result may err by is derived from what the kernels' arithmetic promises: see `allowed`.
+What a result may err by is derived from what the kernels' arithmetic promises: see `Exact.room`.
 """
 
 import math
@@ -99,48 +99,58 @@ def read(array, view):
     return array if view is None else apply_view(array, view)
 
 
-def allowed(node, config, arrays):
-    """What each element may err by, and what it should be, both as the op sees it.
+class Exact:
+    """What the results should be, in float64, as the op sees them, and what each of them may err by."""
 
-    Sums of n terms err by n units whatever their order, lanes of k steps as the kernels' docstring says. The error of a
-    mean moves a result, that of a variance scales it; then come the function itself, and one rounding.
-    """
-    shape, groups = seen(node), node.groups
-    x = read(arrays[0], node.view(0)).astype(numpy.float64).reshape(shape[0], groups, -1)
-    pixels = math.prod(shape[2:])
-    tiles = -(-pixels // config["pixels"])
-    steps = min(config["steps"], tiles) if config["launches"] > 1 else 0
-    terms = config["pixels"] + shape[1] // groups + (-(-tiles // config["steps"]) if steps else 0)
-    largest = numpy.abs(x).max(axis=2, keepdims=True)
-    variance = x.var(axis=2, keepdims=True)
-    wide = variance + node.epsilon
-    mean_error = UNIT * largest * (steps / 2 + 10 + terms)
-    variance_error = 4 * mean_error * numpy.sqrt(variance) + 2 * mean_error**2 + (steps + terms + 8) * UNIT * variance
-    normal = (x - x.mean(axis=2, keepdims=True)) / numpy.sqrt(wide)
-    error = (mean_error + UNIT * largest) / numpy.sqrt(wide)
-    error = error + numpy.abs(normal) * (variance_error / wide + 8 * UNIT)
-    column = (-1, *[1] * (len(shape) - 2))
-    value, error = normal.reshape(shape), error.reshape(shape)
-    if arrays[1:]:
-        vectors = (read(each, node.view(1 + i)) for i, each in enumerate(arrays[1:]))
-        scale, bias = (each.astype(numpy.float64).reshape(column) for each in vectors)
-        error = error * numpy.abs(scale) + 4 * UNIT * (numpy.abs(value * scale) + numpy.abs(bias))
-        value = value * scale + bias
-    if node.activation == "silu":
-        error = 1.1 * error + UNIT * numpy.abs(value) * (numpy.abs(value) + 16)
-        value = value / (1 + numpy.exp(-value))
-    dtype = node.output.dtype
-    return error + (numpy.abs(value) + error) * ROUNDING[dtype] + SMALLEST[dtype], value
+    def __init__(self, node, arrays):
+        self.node, self.shape = node, seen(node)
+        self.each = self.shape[1] // node.groups
+        x = read(arrays[0], node.view(0)).astype(numpy.float64).reshape(self.shape[0], node.groups, -1)
+        self.largest = numpy.abs(x).max(axis=2, keepdims=True)
+        self.variance = x.var(axis=2, keepdims=True)
+        self.wide = self.variance + node.epsilon
+        normal = (x - x.mean(axis=2, keepdims=True)) / numpy.sqrt(self.wide)
+        self.scaled = normal.reshape(self.shape)
+        self.scale, self.bias = 1.0, 0.0
+        if arrays[1:]:
+            column = (-1, *[1] * (len(self.shape) - 2))
+            vectors = (read(each, node.view(1 + i)) for i, each in enumerate(arrays[1:]))
+            self.scale, self.bias = (each.astype(numpy.float64).reshape(column) for each in vectors)
+            self.scaled = self.scaled * self.scale
+        self.value = self.scaled + self.bias
+        if node.activation == "silu":
+            self.value = self.value / (1 + numpy.exp(-self.value))
+        (expected,) = evaluate_node(node, [each.astype(numpy.float64) for each in arrays], "float64")
+        numpy.testing.assert_allclose(read(expected, node.store(0)), self.value, rtol=1e-9, atol=1e-9)
 
+    def room(self, config):
+        """Sums of n terms err by n units whatever their order, lanes of k steps as the kernels' docstring says. The
+        error of a mean moves a result, that of a variance scales it; then come the function itself, and one rounding.
+        """
+        tiles = -(-math.prod(self.shape[2:]) // config["pixels"])
+        steps = min(config["steps"], tiles) if config["launches"] > 1 else 0
+        terms = config["pixels"] + self.each + (-(-tiles // steps) if steps else 0)
+        mean = UNIT * self.largest * (steps / 2 + 10 + terms)
+        variance = 4 * mean * numpy.sqrt(self.variance) + 2 * mean**2 + (steps + terms + 8) * UNIT * self.variance
+        moved = self.of_channels((mean + UNIT * self.largest) / numpy.sqrt(self.wide)) * numpy.abs(self.scale)
+        factor = self.of_channels(variance / self.wide) + 12 * UNIT
+        error = moved + numpy.abs(self.scaled) * factor + 4 * UNIT * numpy.abs(self.bias)
+        if self.node.activation == "silu":
+            size = numpy.abs(self.scaled) + numpy.abs(self.bias)
+            error = 1.1 * error + UNIT * numpy.abs(self.value) * (size + 16)
+        dtype = self.node.output.dtype
+        return error + (numpy.abs(self.value) + error) * ROUNDING[dtype] + SMALLEST[dtype]
 
-def require_right(node, config, arrays, actual):
-    room, wanted = allowed(node, config, arrays)
-    (expected,) = evaluate_node(node, [each.astype(numpy.float64) for each in arrays], "float64")
-    numpy.testing.assert_allclose(read(expected, node.store(0)), wanted, rtol=1e-9, atol=1e-9)
-    assert actual.dtype == numpy_dtype(node.output.dtype)
-    found = read(actual, node.store(0)).astype(numpy.float64)
-    assert numpy.isfinite(found).all()
-    assert (numpy.abs(found - wanted) <= room).all(), float((numpy.abs(found - wanted) / room).max())
+    def of_channels(self, groups):
+        """[N, groups, 1] -> [N, C, 1, ...]"""
+        return numpy.repeat(groups[:, :, 0], self.each, axis=1).reshape(*self.shape[:2], *[1] * (len(self.shape) - 2))
+
+    def require(self, config, actual):
+        assert actual.dtype == numpy_dtype(self.node.output.dtype)
+        found = read(actual, self.node.store(0)).astype(numpy.float64)
+        assert numpy.isfinite(found).all()
+        share = float((numpy.abs(found - self.value) / self.room(config)).max())
+        assert share <= 1, (config, share)
 
 
 def poisoned(candidate):
@@ -153,15 +163,15 @@ def check(node, config, arrays=None):
     arrays = arrays_of(node) if arrays is None else arrays
     config = interpretable(config)
     (actual,) = interpret(node, poisoned(FAMILY.launches(node, config, TARGET)), arrays)
-    require_right(node, config, arrays, actual)
+    Exact(node, arrays).require(config, actual)
 
 
-def check_on_device(node, config, arrays=None):
+def check_on_device(node, config, arrays=None, exact=None):
     target = device_target()
     arrays = arrays_of(node) if arrays is None else arrays
     config = Config.of(**{**dict(config.values), "programmatic": int(target.has_programmatic_launch)})
     (actual,) = run_on_device(node, poisoned(FAMILY.launches(node, config, target)), arrays)
-    require_right(node, config, arrays, actual)
+    (exact or Exact(node, arrays)).require(config, actual)
 
 
 @pytest.fixture(params=["interpreted", pytest.param("device", marks=GPU_MARKS)])
@@ -171,8 +181,9 @@ def require(request):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("launches", [1, 2, 3])
-@pytest.mark.parametrize("activation", ["none", "silu"])
-@pytest.mark.parametrize(("shape", "groups", "together"), [((3, 6, 17, 3), 3, 3), ((1, 20, 8, 8), 2, 1)])
+@pytest.mark.parametrize(
+    ("shape", "groups", "together", "activation"), [((3, 6, 17, 3), 3, 3, "silu"), ((1, 20, 8, 8), 2, 1, "none")]
+)
 def test_dtypes_and_launches(shape, groups, together, activation, launches, dtype, require):
     node = node_of(shape, groups, dtype, activation=activation)
     require(node, held(node, together) if launches == 1 else config(launches, together))
@@ -237,7 +248,7 @@ def test_scale_and_bias_that_are_parts_of_others(require):
 @pytest.mark.parametrize("layouts", [LAST, ("first", "first")])
 def test_many_parts_of_one_image(layouts, require):
     """A number of them that is no power of two, the last with fewer blocks, and the last block with fewer pixels."""
-    node = node_of((1, 4, 67, 1), 2, "float32", layouts=layouts, activation="none")
+    node = node_of((1, 4, 37, 1), 2, "float32", layouts=layouts, activation="none")
     for launches in (2, 3):
         require(node, config(launches, 2, pixels=1, steps=1))
         require(node, config(launches, 2, pixels=4, steps=3, stages=3))
@@ -255,8 +266,8 @@ def test_large_values_do_not_cancel(layouts, launches, require):
     x = read(arrays[0], node.view(0)).reshape(2, 4, -1)
     mean = x.mean(axis=2, keepdims=True)
     naive = (x - mean) / numpy.sqrt(numpy.mean(x * x, axis=2, keepdims=True) - mean * mean + numpy.float32(1e-5))
-    room, wanted = allowed(node, chosen, arrays)
-    assert (numpy.abs(naive.reshape(wanted.shape) - wanted) > 2 * room).any()
+    exact = Exact(node, arrays)
+    assert (numpy.abs(naive.reshape(exact.shape) - exact.value) > 2 * exact.room(chosen)).any()
 
 
 def test_not_a_number_stays_in_its_group():
@@ -350,6 +361,7 @@ def test_for_every_architecture(capability):
     for node in nodes:
         configs = FAMILY.configs(node, target)
         tried += [(node, next(each for each in configs if each["launches"] == count)) for count in (2, 3)]
+        tried.append((node, next(each for each in configs if each["stages"] > 1)))
     candidates = [FAMILY.launches(node, each, target) for node, each in tried]
     with Compiler(target, workers=2) as compiler:
         kernels = [compiler.try_all(specializations(each)) for each in candidates]
@@ -360,12 +372,15 @@ def test_for_every_architecture(capability):
 
 @needs_gpu
 @pytest.mark.parametrize("layouts", [LAST, ("first", "first")])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("shape", LARGE + SMALL + BETWEEN)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*((shape, "bfloat16") for shape in LARGE + SMALL + BETWEEN), *((shape, "float32") for shape in LARGE[:2] + SMALL)],
+)
 def test_every_configuration_on_a_device(shape, dtype, layouts):
-    node = node_of(shape, 32, dtype, layouts=layouts)
-    if not FAMILY.supports(node, device_target()):
+    node, target = node_of(shape, 32, dtype, layouts=layouts), device_target()
+    if not FAMILY.supports(node, target):
         pytest.skip("rows that registers hold")
     arrays = arrays_of(node, mean=100.0 if dtype == "float32" else 0.5)
-    for each in FAMILY.configs(node, device_target()):
-        check_on_device(node, each, arrays)
+    exact = Exact(node, arrays)
+    for each in FAMILY.configs(node, target):
+        check_on_device(node, each, arrays, exact)
