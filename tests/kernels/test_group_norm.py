@@ -21,6 +21,7 @@ from jitinfer.kernels.family import WORKSPACE
 from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.kernels.triton.group_norm import ImageNorm
+from jitinfer.kernels.triton.group_norm_problem import Images
 from jitinfer.lowering.choice import offers
 from jitinfer.runtime.plan import Fill, Pointer
 from jitinfer.runtime.soundness import check as check_plan
@@ -268,6 +269,16 @@ def test_large_values_do_not_cancel(layouts, launches, require):
     naive = (x - mean) / numpy.sqrt(numpy.mean(x * x, axis=2, keepdims=True) - mean * mean + numpy.float32(1e-5))
     exact = Exact(node, arrays)
     assert (numpy.abs(naive.reshape(exact.shape) - exact.value) > 2 * exact.room(chosen)).any()
+
+
+@pytest.mark.parametrize("launches", [1, 2])
+def test_places_that_take_64_bits(launches, monkeypatch):
+    """As in an image of more elements than 32 bits count, here of a small one."""
+    assert Images.of(node_of((1, 64, 8192, 8192), 32)).wide
+    node = node_of((1, 8, 6, 6), 4)
+    assert not Images.of(node).wide
+    monkeypatch.setattr(Images, "wide", property(lambda images: True))
+    check(node, held(node) if launches == 1 else config(launches, 2))
 
 
 def test_not_a_number_stays_in_its_group():
