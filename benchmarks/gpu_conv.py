@@ -1,12 +1,13 @@
-"""Convolutions and group norms of images with channels last on a GPU, beside torch's by cuDNN.
+"""Convolutions and group norms of images with channels last on a GPU, beside torch's and a copy of as many bytes.
 
     python benchmarks/gpu_conv.py [--only unet,vae] [--most 6] [--seconds 55] [--output output/gpu] [--dry]
 
---only: parts of the names of shapes. What is offered for a shape is compiled, compared with torch in float32, its
-results poisoned before, and timed; the fastest, and the first, are set beside torch with channels last and contiguous
-(`torch.backends.cudnn.benchmark`), what follows the convolution as ops of its own. Each is ROUNDS times in a CUDA graph
-on the same operands. Results are added to conv.json as they come; the exit status tells whether anything failed,
-or was wrong. --dry compiles and checks the plans, without a device.
+--only: parts of the names of shapes; "norm" are the group norms. What is offered for a shape is compiled, compared
+with torch in float32, its results poisoned before, and timed; the fastest, and the first, are set beside torch with
+channels last and contiguous (`torch.backends.cudnn.benchmark`), what follows the convolution as ops of its own, and
+beside a copy of as many bytes. Each is ROUNDS times in a CUDA graph on the same operands. Results are added to
+conv.json as they come; the exit status tells whether anything failed, or was wrong. --dry compiles and checks the
+plans, without a device.
 """
 
 import argparse
@@ -52,7 +53,13 @@ SHAPES = {
     "resnext 128 56": (8, 128, 56, 128, 3, 1, {"activation": "relu", "groups": 32}),
     "depthwise 96 56": (8, 96, 56, 96, 3, 1, {"activation": "relu", "groups": 96}),
     "norm 320 64": (2, 320, 64, 0, 0, 0, {"norm": 32}),
+    "norm 640 32": (2, 640, 32, 0, 0, 0, {"norm": 32}),
+    "norm 1920 16": (2, 1920, 16, 0, 0, 0, {"norm": 32}),
     "norm 1280 16": (2, 1280, 16, 0, 0, 0, {"norm": 32}),
+    "norm 1280 8": (2, 1280, 8, 0, 0, 0, {"norm": 32}),
+    "norm 512 64": (1, 512, 64, 0, 0, 0, {"norm": 32}),
+    "norm 512 128": (1, 512, 128, 0, 0, 0, {"norm": 32}),
+    "norm 256 256": (1, 256, 256, 0, 0, 0, {"norm": 32}),
     "norm 128 512": (1, 128, 512, 0, 0, 0, {"norm": 32}),
 }
 
@@ -182,12 +189,20 @@ def measured(name, node, choices, target):
             problems.append(f"{label}: {type(problem).__name__}: {problem}"[:300])
     with torch.inference_mode():
         last_, contiguous = seen(operands), [each.contiguous() for each in seen(operands)]
+        pair = torch.zeros(2, max(1, bytes_moved(node) // 2), dtype=torch.uint8, device="cuda")
         runs = {
+            "copy": recorded(lambda: [pair[0].copy_(pair[1]) for _ in range(ROUNDS)]),
             "torch, channels last": recorded(lambda: [function(*last_) for _ in range(ROUNDS)]),
             "torch, contiguous": recorded(lambda: [function(*contiguous) for _ in range(ROUNDS)]),
         }
         peers = microseconds(runs, 9)
-    found = {"us": times, "torch": peers, "gflop": flops(node) / 1e9, "mb": bytes_moved(node) / 1e6}
+    found = {
+        "us": times,
+        "copy": peers.pop("copy"),
+        "torch": peers,
+        "gflop": flops(node) / 1e9,
+        "mb": bytes_moved(node) / 1e6,
+    }
     print(line(name, found), flush=True)
     for problem in problems:
         print(f"    {problem}", flush=True)
@@ -202,7 +217,8 @@ def line(name, found):
     best = min(found["us"], key=found["us"].get)
     us, first = found["us"][best], next(iter(found["us"].values()))
     speed = f"{1e3 * found['gflop'] / us:6.0f} TFLOP/s {1e3 * found['mb'] / us:6.0f} GB/s"
-    return f"{name:22} {us:9.2f} {speed} {first:9.2f} {peers} {min(found['torch'].values()) / us:6.2f}  {best}"
+    ratios = f"{min(found['torch'].values()) / us:6.2f} {found['copy'] / us:6.2f}"
+    return f"{name:22} {us:9.2f} {speed} {first:9.2f} {peers} {ratios}  {best}"
 
 
 def started(names, target, compiler, most):
@@ -236,7 +252,7 @@ def main():
 
         torch.backends.cudnn.benchmark = True
         target = Target.of(Device.of(0))
-        print(f"{Device.of(0).name}; us: ours, first offer, torch channels last, contiguous; ratio")
+        print(f"{Device.of(0).name}; us: ours, first offer, torch channels last, contiguous; torch and copy, ratios")
     given.output.mkdir(parents=True, exist_ok=True)
     results, failed = {}, False
     with Compiler(target) as compiler:

@@ -36,7 +36,8 @@ def _slice(x, starts, stops, steps):
     return x
 
 
-def _conv2d(x, weight, bias, strides, padding, dilation, groups, activation):
+def _conv2d(x, weight, bias, residual, strides, padding, dilation, groups, activation):
+    assert residual is None  # graphs are saved as imported, before anything is fused
     assert activation == "none"
     (top, bottom), (left, right) = padding
     return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, strides, 0, dilation, groups)

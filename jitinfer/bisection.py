@@ -10,6 +10,7 @@ from jitinfer.engines.blame import Bisection, Blame, Setup
 from jitinfer.engines.candidates import SUSPECTS
 from jitinfer.engines.configuration import Configuration
 from jitinfer.engines.paddle import PaddleSearch, thread_count
+from jitinfer.errors import DeviceLostError, EngineError
 from jitinfer.progress import progress
 from jitinfer.requests import request_of
 
@@ -23,7 +24,8 @@ class BisectionReport:
     """What came of a bisection.
 
     `failure`: what is wrong with the engine's own set-up, "" if nothing; `blamed`: the passes and kernels to blame, in
-    the order found; `right`: the set-up that is right, None if none is; `attempts`: set-ups tried.
+    the order found; `right`: the set-up that is right, None if none is; `attempts`: set-ups tried. `lost`: the device
+    was lost on the way, after which nothing more can be tried in this process.
     """
 
     name: str
@@ -32,12 +34,16 @@ class BisectionReport:
     blamed: tuple[Blame, ...]
     right: Setup | None
     attempts: int
+    lost: bool = False
 
     def __str__(self) -> str:
         if not self.failure:
             return f"{self.name}: right with all passes ({self.start})"
         lines = [f"{self.name}: wrong with all passes ({self.start}): {self.failure}"]
         lines += [f"  {blame.name}: {blame.failure}" for blame in self.blamed]
+        if self.lost:
+            left_out = ", which leaves that kernel out" if self.blamed else ""
+            return "\n".join([*lines, f"  the device is lost to this process: bisect in another one{left_out}"])
         ending = f"right without them: {self.right}" if self.right else "wrong without any pass, too"
         return "\n".join([*lines, f"  {ending}; {self.attempts} configurations tried"])
 
@@ -50,8 +56,10 @@ def bisect(function: Any, *args: Any, **kwargs: Any) -> BisectionReport:
     by Paddle Inference, with its own list of passes and oneDNN, known defects included; every try in a child process.
     `JITINFER_ENGINE` says the engine of what is not compiled.
 
-    Raises TraceError if the function cannot be traced, EngineError where the engine's device fails for good, and
-    whatever the function raises.
+    A kernel after which CUDA refuses everything in the process ends the search, and is in the report.
+
+    Raises TraceError if the function cannot be traced, EngineError where the engine cannot run here, and whatever the
+    function raises.
     """
     request = request_of(function, args, kwargs)
     with progress(f"jitinfer: bisecting {request.name}"):
@@ -69,8 +77,22 @@ def _of_paddle(request: Request) -> BisectionReport:
 
 
 def _of_graph(search: GraphSearch[Any, Any]) -> BisectionReport:
-    first = search.tried(search.start)
-    last = search.repaired(first)
-    failure = "" if first.problem is None else str(first.problem)
+    failure = ""
+    try:
+        first = search.tried(search.start)
+        failure = "" if first.problem is None else str(first.problem)
+        last = search.repaired(first)
+    except EngineError as error:
+        if not isinstance(error.__cause__, DeviceLostError):
+            raise
+        blamed = (*search.blamed, *_faulty(error.__cause__))
+        failure = failure or str(error)
+        return BisectionReport(search.request.name, search.start, failure, blamed, None, search.attempts, lost=True)
     right = last.recipe if last.problem is None else None
     return BisectionReport(search.request.name, search.start, failure, tuple(search.blamed), right, search.attempts)
+
+
+def _faulty(error: DeviceLostError) -> list[Blame]:
+    from jitinfer.lowering.fault import KernelFaultError  # Triton need not be installed where no device is lost
+
+    return [Blame(error.kernel, error.failure)] if isinstance(error, KernelFaultError) else []

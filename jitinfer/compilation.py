@@ -343,8 +343,9 @@ def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call
 
     Returns the dynamic result, and whether the program's was the same.
     """
-    from jitinfer.engines.comparison import difference, tolerance_for
+    from jitinfer.engines.comparison import difference
     from jitinfer.engines.paddle import as_arrays
+    from jitinfer.graph.rounding import tolerance_for
 
     assert specialization.executable is not None
     assert specialization.program is not None
@@ -353,6 +354,7 @@ def verify_shapes(compiler: Compiler, specialization: Specialization, call: Call
     try:
         if evaluation.tree != specialization.result:
             raise EngineError("another structure")
+        specialization.follow()
         executable = specialization.executable
         actual = reference.under_the_same_randomness(lambda: executable.run(call.tensors))
     except EngineError as error:

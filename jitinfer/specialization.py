@@ -27,7 +27,7 @@ class Specialization:
     """`executable` is None where the dynamic function itself runs, and `note` says why.
 
     `simple`: a call has nothing to do but run. `verified_shapes`: the input shapes for which the results have been
-    verified; None: the program has no others.
+    verified; None: the program has no others. `stale`: the last refresh failed, so that the next run begins with one.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Specialization:
     note: str = ""
     stateful: bool = False
     simple: bool = False
+    stale: bool = False
     key: Any = None
     observed: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -57,19 +58,17 @@ class Specialization:
         """The function's result. Raises EngineError."""
         assert self.executable is not None
         assert self.result is not None
-        weights = self.weights
-        if weights is not None and weights.changed():
-            self._follow(weights)
+        self.follow()
         return unflatten(self.result, self.executable.run(tensors))
 
     def run_ahead(self, tensors: Sequence[Any], unchanged: Callable[[], bool]) -> tuple[Any] | None:
         """The function's result, if `unchanged` says that its state is, which is asked while a device computes already.
 
-        None where it is not, or there is no device to wait for. Raises EngineError.
+        None where it is not, its weights are stale, or there is no device to wait for. Raises EngineError.
         """
         assert self.executable is not None
         assert self.result is not None
-        pending = self.executable.begin(tensors)
+        pending = None if self.stale else self.executable.begin(tensors)
         if pending is None:
             return None
         weights = self.weights
@@ -82,6 +81,12 @@ class Specialization:
             pending.drop()
         self._follow(weights)
         return (unflatten(self.result, self.executable.run(tensors)),)
+
+    def follow(self) -> None:
+        """Take over what has changed of the weights. Raises EngineError."""
+        weights = self.weights
+        if weights is not None and (self.stale or weights.changed()):
+            self._follow(weights)
 
     def _follow(self, weights: Weights) -> None:
         """Take over what has changed of `weights`."""
@@ -101,8 +106,9 @@ class Specialization:
         started = time.perf_counter()
         weights = Weights(tensors)
         weights.remember()
+        self.stale = True
         self.executable.refresh(tensors)
-        self.weights = weights
+        self.weights, self.stale = weights, False
         logger.info("%s: %s, refreshed in %.2f s", self.name, why, time.perf_counter() - started)
 
     @property

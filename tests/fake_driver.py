@@ -6,11 +6,15 @@ order in which they were recorded or, with `shuffle`, in any that they allow. Ev
 given back is in `held`. The device has a clock: a copy or a fill takes a microsecond a byte, an event inside of a graph
 takes EVENT microseconds, and everything else takes no time; what a graph does not put in order takes its time side by
 side.
+
+A fill with FAULT, a copy within the device of what begins with TRAP, and a kernel that strays by its name lose the
+device: they succeed, and all that is asked of the driver afterwards fails, until it is another one.
 """
 
 import contextlib
 import ctypes
 import enum
+import functools
 import gc
 import itertools
 import sys
@@ -22,6 +26,11 @@ import numpy
 from jitinfer.runtime import device, driver
 
 EVENT = 2.0
+FAULT = 0xEE
+TRAP = numpy.array([0x7FC0DEAD], numpy.uint32).view(numpy.float32)
+"""NaN, with something to know it by."""
+_ANSWERED = ("cuInit", "cuGetErrorString", "cuDeviceGetCount", "cuDriverGetVersion")
+"""Also where the device is lost."""
 
 
 class Result(enum.IntEnum):
@@ -109,6 +118,11 @@ class FakeDriver:
         self.held = {}
         self.launches = 0
         self.fail = None
+        self.lost = False
+        self.calls = 0
+        """Of all functions but those that describe errors."""
+        self.failing_call = None
+        """The number of the call that fails, and does nothing."""
         self.maps_memory = 1
         self.mapped = 0
         self.recorded = []
@@ -123,6 +137,21 @@ class FakeDriver:
         self._ranges = {}
         self._numbers = itertools.count(1000)
         self._contexts = []
+
+    def __getattribute__(self, name):
+        found = object.__getattribute__(self, name)
+        return functools.partial(self._answer, name, found) if name.startswith("cu") else found
+
+    def _answer(self, name, function, *arguments):
+        if name != "cuGetErrorString":
+            self.calls += 1
+            if self.calls == self.failing_call:
+                if name == "cuStreamEndCapture":
+                    self._capture = None  # it ends in any case
+                return (Result.CUDA_ERROR_INVALID_VALUE,)
+        if self.lost and name not in _ANSWERED:
+            return (Result.CUDA_ERROR_ILLEGAL_ADDRESS,)
+        return function(*arguments)
 
     def _give(self, kind, number=None):
         number = number or next(self._numbers)
@@ -142,7 +171,10 @@ class FakeDriver:
 
     def _spend(self, nbytes, work, destination, given):
         self.now += nbytes
-        work(destination, given, nbytes)
+        if work is ctypes.memset and given == FAULT:
+            self.lost = True
+        if not self.lost:
+            work(destination, given, nbytes)
 
     def cuGetErrorString(self, code):
         return OK, code.name.lower().encode()
@@ -251,7 +283,11 @@ class FakeDriver:
 
     def cuLaunchKernelEx(self, config, function, arguments, extra):
         early = any(each.id == "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION" for each in config.attrs)
-        return self._do(lambda: None, config.hStream, kernel=True, early=early)
+
+        def run():
+            self.lost |= b"stray" in function
+
+        return self._do(run, config.hStream, kernel=True, early=early)
 
     def cuPointerGetAttribute(self, attribute, address):
         return OK, 0
@@ -301,16 +337,19 @@ class FakeDriver:
         return (OK,)
 
     def cuStreamSynchronize(self, stream):
-        failures = {
-            "synchronize": Result.CUDA_ERROR_INVALID_VALUE,
-            "fault": Result.CUDA_ERROR_ILLEGAL_ADDRESS,  # whatever is asked of it, until the process ends
-        }
-        return (failures.get(self.fail, OK),)
+        return (Result.CUDA_ERROR_INVALID_VALUE if self.fail == "synchronize" else OK,)
 
     def _move(self, destination, source, nbytes, stream=0):
         return self._do(lambda: self._spend(nbytes, ctypes.memmove, destination, source), stream)
 
-    cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoDAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
+    cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
+
+    def cuMemcpyDtoDAsync(self, destination, source, nbytes, stream=0):
+        def copy():
+            self.lost |= ctypes.string_at(source, min(nbytes, TRAP.nbytes)) == TRAP.tobytes()
+            self._spend(nbytes, ctypes.memmove, destination, source)
+
+        return self._do(copy, stream)
 
     def cuMemsetD8Async(self, destination, value, nbytes, stream=0):
         if self.fail == "fill":
@@ -356,14 +395,19 @@ class FakeDriver:
 
 @contextlib.contextmanager
 def installed(monkeypatch):
-    """A fake driver in place of the real one, wherever it is used."""
+    """A fake driver in place of the real one, wherever it is used: a process of its own, as far as CUDA knows."""
     fake, real = FakeDriver(), driver.driver
     for name, module in list(sys.modules.items()):
         if name.startswith("jitinfer.") and getattr(module, "driver", None) is real:
             monkeypatch.setattr(module, "driver", lambda: fake)
-    for cached in (device._device, device._primary_context):
-        cached.cache_clear()
+    _forget()
     yield fake
     gc.collect()
+    _forget()
+
+
+def _forget():
     for cached in (device._device, device._primary_context):
         cached.cache_clear()
+    if "jitinfer.engines.lost_device" in sys.modules:  # which needs Paddle
+        sys.modules["jitinfer.engines.lost_device"].forget()

@@ -64,7 +64,7 @@ def random_plan(seed, lanes=2, most=14):
     buffers += [Buffer(f"v{i}", parts[i].size, "output", 0, (parts[i].size,), "uint8") for i in outer]
     steps = []
     for i, part in enumerate(parts):
-        work = [Fill(Pointer(f"w{i}"), sizes[f"w{i}"], 0xEE)] if i in scratch else []
+        work = [Fill(Pointer(f"w{i}"), sizes[f"w{i}"], 0xDD)] if i in scratch else []
         work.append(Fill(Pointer(f"v{i}"), part.size, i + 1))
         for position, (each, start) in enumerate(zip(part.reads, part.starts, strict=True)):
             place_ = Pointer(f"v{i}", 32 + COPIED * position)

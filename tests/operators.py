@@ -12,8 +12,9 @@ from paddle.base import core
 from paddle.static import pir_io
 
 from jitinfer.frontend.importing import import_program
-from jitinfer.frontend.program import Program, Rounding
+from jitinfer.frontend.program import Program
 from jitinfer.graph import TensorType
+from jitinfer.graph.rounding import Rounding
 
 
 def graph_of(operator, operands, results, attributes=None):

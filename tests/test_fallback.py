@@ -222,6 +222,17 @@ def test_verify_always_compares_every_call(mlp, monkeypatch, warnings_of):
     assert any("a result was wrong" in warning for warning in warnings_of())
 
 
+def test_verify_always_follows_weights_that_change(mlp, warnings_of):
+    jitinfer.inference(mlp, verify="always")
+    x = paddle.randn([2, 8])
+    for _ in range(2):
+        assert_same(mlp(x), MLP.forward(mlp, x))
+        for weight in mlp.parameters():
+            weight.set_value(weight + 1.0)
+    assert mlp.forward.specializations[0].executable is not None
+    assert not warnings_of()
+
+
 def test_verify_never_runs_the_function_only_to_trace_it(mlp):
     calls = collections.deque()  # a container that is not observed: what a trace adds to it stays
 

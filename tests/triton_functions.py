@@ -28,5 +28,16 @@ def transpose_tiles(source, target, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def silu_and_stray(x, y, count, distance, ONLY_NAN: tl.constexpr, BLOCK: tl.constexpr):
+    """Writes far away from y: everything, or what it computes of NaN alone."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, i < count, other=0.0)
+    far = tl.zeros([BLOCK], tl.int64) + distance.to(tl.int64) * 2**20
+    if ONLY_NAN:
+        far = tl.where(value != value, far, 0)
+    tl.store(y + far + i, value / (1 + tl.exp(-value)), i < count)
+
+
+@triton.jit
 def write_far_away(y, distance):
     tl.store(y + distance.to(tl.int64) * 2**20, 1.0)

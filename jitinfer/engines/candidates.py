@@ -7,10 +7,11 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.engines.blame import Bisection
-from jitinfer.engines.comparison import difference, tolerance_for
+from jitinfer.engines.comparison import difference
 from jitinfer.engines.configuration import Configuration
 from jitinfer.engines.search import E, Search, Verdict
 from jitinfer.errors import EngineError, VerificationError
+from jitinfer.graph.rounding import tolerance_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,21 +11,7 @@ import numpy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jitinfer.frontend.program import Rounding
-
-_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
-SIGMAS = 4.0
-"""Rounding errors add up like a random walk; this many standard deviations are let pass."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """`relative`: the largest error that rounding explains, as a fraction of the largest value of the result."""
-
-    relative: float
-
-    def __str__(self) -> str:
-        return f"{self.relative:.1e}"
+    from jitinfer.graph.rounding import Tolerance
 
 
 @dataclass(frozen=True)
@@ -38,23 +24,6 @@ class Difference:
 
     def within(self, tolerance: Tolerance) -> bool:
         return self.error <= tolerance.relative
-
-
-def tolerance_for(rounding: Rounding, arithmetic: str) -> Tolerance:
-    """The tolerance for comparing two ways to evaluate a program, one of them in `arithmetic`.
-
-    Each of `depth` results along a chain is rounded once to the coarsest dtype, with a relative error of at most
-    u = 2^-bits, and each of the `accumulations` terms once in the accumulator, which has 24 bits (53 for float64).
-    Independent errors add in quadrature: sqrt(depth) * u_storage and sqrt(accumulations) * u_accumulator (Higham and
-    Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019). Both evaluations
-    round, hence the factor sqrt(2).
-    """
-    storage = min(_BITS.get(rounding.coarsest, 53), _BITS[arithmetic])
-    accumulator = 53 if storage == 53 else 24
-    error = math.hypot(
-        math.sqrt(max(rounding.depth, 1)) * 2.0**-storage, math.sqrt(max(rounding.accumulations, 1)) * 2.0**-accumulator
-    )
-    return Tolerance(SIGMAS * math.sqrt(2) * error)
 
 
 def difference(actual: Sequence[Any], expected: Sequence[Any]) -> Difference:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from jitinfer.engines.cuda_needs import missing
 from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
+from jitinfer.engines.faults import Faults
 from jitinfer.engines.kernel_check import on_device
+from jitinfer.engines.lost_device import Suspect, WatchedSession, explained, require_device
 from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
-from jitinfer.errors import DeviceError, EngineError, JitinferError, UnsupportedOpError
-from jitinfer.graph.text import call_text
+from jitinfer.errors import DeviceError, DeviceLostError, EngineError, JitinferError, UnsupportedOpError
 from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from jitinfer.engines.lost_device import Explanation
     from jitinfer.engines.protocol import Request
     from jitinfer.engines.stages import History
     from jitinfer.graph import Graph
     from jitinfer.runtime.executor import Run
+    from jitinfer.runtime.model import Model
 
 logger = logging.getLogger("jitinfer.engines")
 
@@ -64,9 +67,14 @@ class CudaExecutable:
         self._device = _device(request)
         self._stages = Stages(request, arrangement(request.options), recipe.dropped)
         self._weights = [array_of(tensor) for tensor in self._stages.weights(request.parameters)]
+        """The present ones: always the same list."""
         self._shared: dict[tuple[int, ...], Shared] = {}
         """By the weights that a session is given."""
         self._sessions: dict[Shapes, Session | Composition] = {}
+        self._readers: dict[tuple[int, ...], WatchedSession] = {}
+        """One session of those that share the same weights."""
+        self._mixed = False
+        """Whether a refresh has failed, which leaves old and new weights side by side."""
         self._lock = threading.Lock()
 
     @property
@@ -90,7 +98,7 @@ class CudaExecutable:
 
     def begin(self, tensors: Sequence[Any]) -> Begun | None:
         session = self._sessions.get(_shapes(tensors))
-        if not isinstance(session, Session) or gpu_of(tensors) is not None:
+        if not isinstance(session, Session) or self._mixed or gpu_of(tensors) is not None:
             return None
         with self._as_engine_errors():
             return Begun(session.begin([array_of(tensor) for tensor in tensors]), self._as_engine_errors)
@@ -118,13 +126,23 @@ class CudaExecutable:
             model_file.save(self._whole(session).model, path, self._weights)
 
     def refresh(self, parameters: Sequence[Any]) -> None:
-        with self._lock:
-            self._weights = [array_of(tensor) for tensor in self._stages.weights(parameters)]
-            for parameters, shared in self._shared.items():
-                shared.refresh([self._weights[position] for position in parameters])
+        """As `Executable.refresh`; where it fails, nothing runs until another one has succeeded."""
+        with self._lock, self._as_engine_errors():
+            self._mixed = True
+            self._weights[:] = [array_of(tensor) for tensor in self._stages.weights(parameters)]
+            for positions, shared in self._shared.items():
+                self._refresh(positions, shared)
             for session in self._sessions.values():
                 if isinstance(session, Composition):
                     session.refresh(self._weights)
+            self._mixed = False
+
+    def _refresh(self, positions: tuple[int, ...], shared: Shared) -> None:
+        try:
+            shared.refresh([self._weights[position] for position in positions])
+        except DeviceLostError as error:
+            reader = self._readers.get(positions)
+            raise (error if reader is None else reader.explained(error)) from error
 
     def _whole(self, session: Session | Composition) -> Session:
         if isinstance(session, Composition):
@@ -142,6 +160,11 @@ class CudaExecutable:
 
     def _session(self, shapes: Shapes) -> Session | Composition:
         with self._lock:
+            if self._mixed:
+                raise EngineError(
+                    f"{self._request.name}: some of its weights are new and some are not, since a refresh failed; "
+                    f"refresh_weights() tries it again"
+                )
             if shapes not in self._sessions:
                 graph = self._stages.graph(shapes)
                 try:
@@ -157,15 +180,20 @@ class CudaExecutable:
         from jitinfer.lowering.models import model_of  # Triton takes its time to import
 
         request = self._request
-        if request.options.engine == "auto":
-            _require_proven(graph)
         started = time.perf_counter()
         options, excluded = request.options, self._recipe.excluded
-        model = model_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
+        try:
+            model = model_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
+            shared = self._shared.get(parameters) or Shared(self._device)
+        except DeviceLostError as error:
+            raise explained(error, request, self._device, excluded) from error
+        self._note_faults(graph)
         lowered = time.perf_counter()
-        shared = self._shared.get(parameters) or Shared(self._device)
+
+        shared = self._shared.setdefault(parameters, shared)
         weights = [self._weights[position] for position in parameters]
-        session = Session(model, weights, self._device, shared=self._shared.setdefault(parameters, shared))
+        session = WatchedSession(model, weights, self._device, shared, self._explanation(graph, parameters))
+        self._readers.setdefault(parameters, session)
         logger.info(
             "%s: a plan of %d steps in %.2f s, loaded in %.2f s",
             request.name,
@@ -174,6 +202,28 @@ class CudaExecutable:
             time.perf_counter() - lowered,
         )
         return session
+
+    def _explanation(self, graph: Graph, parameters: tuple[int, ...]) -> Explanation:
+        """It does not keep this object, whose memory on the device must go with the last who uses it."""
+        request, device, excluded, values = self._request, self._device, self._recipe.excluded, self._weights
+
+        def explain(error: DeviceLostError, model: Model, inputs: Sequence[Any] | None) -> DeviceLostError:
+            suspect = Suspect(graph, model, [values[position] for position in parameters], inputs)
+            return explained(error, request, device, excluded, suspect)
+
+        return explain
+
+    def _note_faults(self, graph: Graph) -> None:
+        """What is left out since it lost the device in another process, where it would have been offered."""
+        if not self._recipe.excluded:
+            return
+        from jitinfer.lowering.models import concerned
+
+        left_out = concerned(graph, self._device, self._recipe.excluded)
+        for fault in Faults(self._request.cache, self._device).known():
+            if fault.exclusion in left_out and str(fault) not in self._request.notes:
+                self._request.notes.append(str(fault))
+                logger.info("%s: %s", self._request.name, fault)
 
     def _composition(self, shapes: Shapes, graph: Graph, error: UnsupportedOpError) -> Composition:
         from jitinfer.kernels.target import Target
@@ -211,21 +261,18 @@ class CudaEngine:
 
 
 def _device(request: Request) -> Device:
-    """The one that the options name, or where the tensors lie, or that Paddle is set to. Raises EngineError."""
+    """The one that the options name, or where the tensors lie, or that Paddle is set to.
+
+    Raises EngineError, also where this process has lost its device.
+    """
     given = request.options.device
     if given is None:
         given = gpu_of(request.inputs)
     try:
+        require_device()
         return Device.of(paddle_device() if given is None else given)
     except DeviceError as error:
         raise EngineError(f"{request.name}: {error}") from error
-
-
-def _require_proven(graph: Graph) -> None:
-    """Raises UnsupportedOpError for what has kernels that not all tests on devices have seen yet."""
-    found = next((node for node in graph.nodes if node.op.name in ("conv2d", "conv2d_transpose")), None)
-    if found is not None:
-        raise UnsupportedOpError(f"{call_text(found)} runs on the device by engine='cuda' only, not by 'auto' yet")
 
 
 def _prepared(request: Request, recipe: CudaRecipe) -> CudaExecutable:

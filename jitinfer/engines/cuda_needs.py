@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from jitinfer.errors import KernelError
+from jitinfer.kernels.triton.assembler import assembler
 from jitinfer.runtime import device_problem
 
 _MODULES = {"triton": "triton", "cuda.bindings": "cuda-bindings", "nvmath": "nvmath-python"}
@@ -15,6 +17,10 @@ def missing() -> str:
     for module, package in _MODULES.items():
         if not _installed(module):
             return f'{package} is not installed; pip install "jitinfer[cuda]"'
+    try:
+        assembler()
+    except KernelError as error:
+        return str(error)
     return device_problem() or ""
 
 

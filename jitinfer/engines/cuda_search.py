@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.engines.graph_search import GraphSearch, described, failure_in
+from jitinfer.engines.faults import Faults, foreign_families
+from jitinfer.engines.graph_search import GraphSearch, failure_in
 from jitinfer.engines.kernel_check import KernelCheck
+from jitinfer.engines.lost_device import explained
 from jitinfer.engines.paddle import compared
 from jitinfer.engines.recipe import Recipe
 from jitinfer.engines.reference import ByNumpy
@@ -26,7 +28,6 @@ from jitinfer.errors import (
     PassError,
     VerificationError,
 )
-from jitinfer.kernels.family import families
 from jitinfer.kernels.target import Target
 from jitinfer.lowering.arrangement import arranged
 from jitinfer.lowering.exclusion import Exclusion
@@ -49,7 +50,7 @@ MOST_FLOPS = 2e10
 """Multiplications and additions up to which a graph is evaluated by NumPy as often as a bisection asks: about a second
 each time, by which ten tries cost less than one compilation."""
 
-_PACKAGES = ("triton", "nvmath-python", "nvidia-cublas", "cuda-bindings")
+_PACKAGES = ("triton", "nvidia-cuda-nvcc", "nvmath-python", "nvidia-cublas", "cuda-bindings")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def arrangement(options: Options) -> Callable[[list[str]], list[str]]:
 
 class CudaSearch(GraphSearch[E, CudaRecipe]):
     """In this order: passes that are wrong by NumPy, where the graph is small; kernels, each form of nodes by itself;
-    passes with which the device is wrong.
+    passes with which the device is wrong. Kernels that have lost the device before are left out from the start.
     """
 
     def __init__(
@@ -97,17 +98,17 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
         self._build = build
         self._run_node = run_node
         self._by_numpy = ByNumpy(request, arrangement(request.options))
-        foreign = {
-            name: family for name, family in families().items() if not type(family).__module__.startswith("jitinfer.")
-        }
+        foreign = foreign_families()
         self._own_kernels = not foreign
         environment = {
             "cuda device": [device.name, device.compute_capability, device.sm_count],
             "driver": device.driver_version,
             "packages": {name: _version(name) for name in _PACKAGES},
-            "families": {name: described(family) for name, family in foreign.items()},
+            "families": foreign,
         }
-        super().__init__(request, CudaRecipe.of(request.options), environment)
+        faulty = tuple(fault.exclusion for fault in Faults(request.cache, device).known())
+        start = dataclasses.replace(CudaRecipe.of(request.options), excluded=faulty)
+        super().__init__(request, start, environment)
 
     def restore(self, document: Any) -> CudaRecipe:
         return CudaRecipe.restore(document)
@@ -121,17 +122,6 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
     def load(self, configuration: CudaRecipe) -> E:
         # A run would draw random numbers that are the caller's.
         return self.build(configuration) if self.request.program.random else super().load(configuration)
-
-    def tried(self, recipe: CudaRecipe) -> Attempt[E, CudaRecipe]:
-        try:
-            return super().tried(recipe)
-        except EngineError as error:
-            if isinstance(error.__cause__, DeviceLostError):
-                raise EngineError(
-                    f"{error}. All that was compiled for CUDA runs dynamically until the process ends. To find the "
-                    f"kernel, run the plan by jitinfer.runtime.Executor(plan, stepwise=True) in another process"
-                ) from error.__cause__
-            raise
 
     def remedies(self) -> Sequence[Callable[[Attempt[E, CudaRecipe]], CudaRecipe | None]]:
         return self._without_passes_by_numpy, self._without_kernels, self._without_passes
@@ -151,7 +141,8 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
                     work = kernels_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
                     wrong = check.wrong(work, values, recipe.excluded)
                 except DeviceLostError as error:
-                    raise EngineError(f"{request.name}: {error}") from error
+                    lost = explained(error, request, self._device, recipe.excluded)
+                    raise EngineError(f"{request.name}: {lost}") from lost
                 except (KernelError, DeviceError):  # nothing is left for a node, which the next attempt will say
                     break
                 if not wrong:

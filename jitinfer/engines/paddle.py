@@ -21,7 +21,7 @@ import paddle.inference
 from paddle.base import core
 
 from jitinfer.engines.candidates import CandidateSearch
-from jitinfer.engines.comparison import difference, tolerance_for
+from jitinfer.engines.comparison import difference
 from jitinfer.engines.configuration import (
     FRAMEWORK_PASSES,
     LEGACY_PASSES,
@@ -33,6 +33,7 @@ from jitinfer.engines.configuration import (
 from jitinfer.engines.trial import trial_process
 from jitinfer.errors import EngineError, OptionError, VerificationError, user_location
 from jitinfer.frontend.program import parameter_name
+from jitinfer.graph.rounding import tolerance_for
 from jitinfer.passes import is_graph_pass
 from jitinfer.version import __version__
 

@@ -69,15 +69,13 @@ class TrialProcess:
             self._child, self._owner = None, os.getpid()
         if self._child is not None and self._child.poll() is None:
             return
-        package_parent = str(Path(__file__).resolve().parents[2])
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join([package_parent, *(p for p in sys.path if p)]))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
             [sys.executable, "-m", "jitinfer.engines.trial_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=environment,
+            env=child_environment(),
         )
 
     def attempt(
@@ -170,17 +168,7 @@ class TrialProcess:
             for stream in (child.stdin, child.stdout):
                 if stream is not None:
                     stream.close()
-        ending = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return ending + self._last_words()
-
-    def _last_words(self) -> str:
-        if self._errors is None:
-            return ""
-        self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, self._errors.tell() - 4096))
-        lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines()]
-        told = [line for line in lines if "Error" in line or "error" in line]
-        return f": {told[-1][:200]}" if told else ""
+        return ending(code, self._errors)
 
     def stop(self) -> None:
         """End the child; the next try starts another."""
@@ -192,6 +180,24 @@ class TrialProcess:
                 for stream in (child.stdin, child.stdout):
                     if stream is not None:
                         stream.close()
+
+
+def child_environment() -> dict[str, str]:
+    """For a child that imports what this process does, from where it does."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    return dict(os.environ, PYTHONPATH=os.pathsep.join([package_parent, *(p for p in sys.path if p)]))
+
+
+def ending(code: int, errors: IO[bytes] | None) -> str:
+    """How a child ended, with the last error among what it wrote into `errors`."""
+    words = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    if errors is None:
+        return words
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - 4096))
+    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
+    told = [line for line in lines if "Error" in line or "error" in line]
+    return words + (f": {told[-1][:200]}" if told else "")
 
 
 _PROCESS = TrialProcess()

@@ -7,23 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from jitinfer.graph.rounding import Rounding
 from jitinfer.graph.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What bounds the rounding error of one evaluation, along the longest chain of operations.
-
-    `depth`: operations on the chain; `accumulations`: the sum of their reduction lengths (K of a matmul);
-    `coarsest`: the floating dtype with the fewest bits of precision that occurs, "" if none does.
-    """
-
-    depth: int
-    accumulations: int
-    coarsest: str
 
 
 @dataclass(frozen=True)

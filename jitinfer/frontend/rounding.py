@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jitinfer.frontend.program import Rounding
+from jitinfer.graph.rounding import Rounding
 
 _PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8, "complex128": 53, "complex64": 24}
 _NO_ARITHMETIC = frozenset(
@@ -68,11 +68,6 @@ def rounding_of(program: Any) -> Rounding:
                 coarsest = name
         longest = (max(longest[0], depth), max(longest[1], accumulations))
     return Rounding(longest[0], longest[1], coarsest)
-
-
-def precision_bits(dtype: str) -> int:
-    """Bits of the significand, the hidden one included; raises KeyError for what is not a floating dtype."""
-    return _PRECISION[dtype]
 
 
 def _dtype(value: Any) -> str:

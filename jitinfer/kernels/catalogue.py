@@ -12,6 +12,7 @@ from jitinfer.kernels.triton.conv2d_direct import DirectConvolution
 from jitinfer.kernels.triton.creation import Creation
 from jitinfer.kernels.triton.gathering import Gathers
 from jitinfer.kernels.triton.generated import FAMILIES as GENERATED
+from jitinfer.kernels.triton.group_norm import ImageNorm
 from jitinfer.kernels.triton.layer_norm import RowNorm
 from jitinfer.kernels.triton.matmul import BulkCopyProduct, TiledProduct
 from jitinfer.kernels.triton.matmul_small import FewRowsProduct
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: tuple[Family, ...] = (
     RowNorm(),
+    ImageNorm(),
     BlockAttention(),
     DecodeAttention(),
     CublasLtProduct(),

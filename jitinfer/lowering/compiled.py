@@ -12,8 +12,10 @@ from jitinfer.lowering.prologue import pieces
 from jitinfer.runtime.model import Model, Stage
 
 if TYPE_CHECKING:
+    from jitinfer.graph.node import Node
     from jitinfer.kernels.target import Target
     from jitinfer.lowering.choice import Chooser
+    from jitinfer.lowering.prologue import Pieces
 
 
 def compile_graph(graph: Graph, target: Target, chooser: Chooser, lanes: int = 1) -> tuple[Model, Lowered]:
@@ -23,12 +25,8 @@ def compile_graph(graph: Graph, target: Target, chooser: Chooser, lanes: int = 1
 
     Raises UnsupportedOpError for a node that no kernel can compute, KernelError for one of which nothing compiles.
     """
-    outline = Outline(graph, target)
     found = pieces(graph)
-    alike: dict[str, Outline] = {}
-    for piece in found.computed:
-        if piece.graph.hash not in alike:
-            alike[piece.graph.hash] = Outline(_with_plain_names(piece.graph), target)
+    outline, alike = Outline(graph, target), _prologue(found, target)
     choices = iter(chooser.choose(outline.nodes, [node for each in alike.values() for node in each.nodes]))
     lowered = outline.plan([next(choices) for _ in outline.nodes], lanes)
     prologue = [each.plan([next(choices) for _ in each.nodes]) for each in alike.values()]
@@ -41,6 +39,20 @@ def compile_graph(graph: Graph, target: Target, chooser: Chooser, lanes: int = 1
     direct = tuple((weight, graph.parameters[i].name) for weight, i in found.direct)
     types = tuple(value.type for value in graph.weights)
     return Model(lowered.plan, types, direct, tuple(stages), tuple(each.plan for each in prologue)), lowered
+
+
+def nodes_by_plan(graph: Graph, target: Target) -> list[list[Node]]:
+    """The nodes for which a model of this graph has kernels: those of its plan, and of each plan of the prologue."""
+    return [each.nodes for each in (Outline(graph, target), *_prologue(pieces(graph), target).values())]
+
+
+def _prologue(found: Pieces, target: Target) -> dict[str, Outline]:
+    """By the hashes of their graphs, in the order of the plans."""
+    alike: dict[str, Outline] = {}
+    for piece in found.computed:
+        if piece.graph.hash not in alike:
+            alike[piece.graph.hash] = Outline(_with_plain_names(piece.graph), target)
+    return alike
 
 
 def _with_plain_names(graph: Graph) -> Graph:

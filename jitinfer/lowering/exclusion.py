@@ -20,7 +20,8 @@ class Exclusion:
     family: str
     config: Config | None = None
 
-    def covers(self, form: str, family: str, config: Config) -> bool:
+    def covers(self, form: str, family: str, config: Config | None) -> bool:
+        """config: None for all of them."""
         return (self.form, self.family) == (form, family) and self.config in (None, config)
 
     def document(self) -> list[JSON]:

@@ -6,30 +6,32 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-import triton
-
 from jitinfer.cache import Key
 from jitinfer.errors import PlanError
+from jitinfer.kernels.assembly import label_of
 from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, Noted
-from jitinfer.lowering.compiled import compile_graph
+from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, Noted, form_of
+from jitinfer.lowering.compiled import compile_graph, nodes_by_plan
+from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.lower import located
-from jitinfer.lowering.tuning import Tuner, sources_digest
+from jitinfer.lowering.tuning import Tuner
 from jitinfer.runtime.model_file import from_parts, to_parts
-from jitinfer.version import __version__
+from jitinfer.runtime.plan import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jitinfer.cache import JSON, Cache
     from jitinfer.graph import Graph
-    from jitinfer.lowering.choice import Chooser, Offer, Work
-    from jitinfer.lowering.exclusion import Exclusions
+    from jitinfer.graph.node import Node
+    from jitinfer.lowering.choice import Choice, Chooser, Offer, Work
+    from jitinfer.lowering.exclusion import Exclusion, Exclusions
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
+    from jitinfer.runtime.plan import Step
 
 FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
@@ -77,6 +79,33 @@ def kernels_of(
     return noted.work
 
 
+def kernel_of_step(
+    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions, lanes: int, plan: int, step: Step
+) -> tuple[Node, Choice] | None:
+    """The node that a step of the graph's model computes, and the kernels chosen for it.
+
+    plan: 0 for the model's plan, from 1 on those of its prologue. None where the model would be made otherwise now.
+    Raises as `model_of`.
+    """
+    work = kernels_of(graph, device, store, tune, excluded, lanes=lanes)
+    first = sum(map(len, nodes_by_plan(graph, Target.of(device))[:plan]))
+    if step.cost is None or first + step.cost.node >= len(work):
+        return None
+    node, choice = work[first + step.cost.node]
+    is_of_it = label_of(node) == step.label
+    if isinstance(step, Launch):
+        is_of_it = is_of_it and step.kernel in {kernel.digest for kernel in choice.kernels}
+    return (node, choice) if is_of_it else None
+
+
+def concerned(graph: Graph, device: Device, excluded: Exclusions) -> list[Exclusion]:
+    """Those of `excluded` that leave a node of the graph, or of its prologue, less to choose from."""
+    if not excluded:
+        return []
+    forms = {form_of(node) for nodes in nodes_by_plan(graph, Target.of(device)) for node in nodes}
+    return [each for each in excluded if each.form in forms]
+
+
 def _made(
     graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions, lanes: int
 ) -> tuple[Model, Work]:
@@ -99,22 +128,16 @@ def _offers_in(metadata: Mapping[str, Any]) -> list[Offer]:
 
 
 def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions, lanes: int) -> Key:
-    target = Target.of(device)
     return Key(
         "model",
         {
             "graph": graph.hash,
             "weights": [value.name for value in graph.parameters],
-            "device": device.name,
-            "capability": target.compute_capability,
-            "sm_count": target.sm_count,
+            **environment(device),
             "tune": tune,
-            "excluded": documents(excluded),
+            "excluded": documents(concerned(graph, device, excluded)),
             "lanes": lanes,
             "families": sorted(families()),
-            "triton": triton.__version__,
-            "jitinfer": __version__,
-            "sources": sources_digest(),
         },
     )
 

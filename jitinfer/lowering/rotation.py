@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jitinfer.lowering.choice import Choice
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.plan import Step
+
+    Array = Any
 
 MOST_COPIES = 32
 
@@ -43,8 +45,12 @@ class Rotation:
                 weights.update(f"{name}_{copy}", weights[f"{name}_0"])
         return weights
 
+    def operands(self) -> list[Array | None]:
+        """What each copy's operands are, for each input of the node."""
+        return [None if value is None else sample(value.type) for value in self.node.inputs]
+
     def plan(self, choice: Choice) -> Plan:
-        """The node once on each copy."""
+        """The node once on each copy; the outputs are those of the first."""
         node, end = self.node, 0
         buffers: list[Buffer] = []
         steps: list[Step] = []
@@ -60,11 +66,16 @@ class Rotation:
             for position, value in enumerate(node.outputs):
                 name = written.setdefault(value, f"{output_name(position)}_{copy}")
                 places[output_name(position)] = Pointer(name)
-            sizes = [(name, value.type.nbytes) for value, name in written.items()]
-            for name, nbytes in [*sizes, (f"{WORKSPACE}_{copy}", extra)]:
-                buffers.append(Buffer(name, nbytes, "arena", end))
-                end += aligned(nbytes)
+            for value, name in written.items():
+                if copy == 0:
+                    buffers.append(Buffer(name, value.type.nbytes, "output", 0, value.shape, value.dtype))
+                else:
+                    buffers.append(Buffer(name, value.type.nbytes, "arena", end))
+                    end += aligned(value.type.nbytes)
+            buffers.append(Buffer(f"{WORKSPACE}_{copy}", extra, "arena", end))
+            end += aligned(extra)
             places[WORKSPACE] = Pointer(f"{WORKSPACE}_{copy}")
             steps += assemble(node, choice.candidate, choice.kernels, places)
         kernels = tuple({kernel.digest: kernel for kernel in choice.kernels}.values())
-        return Plan(self._target.compute_capability, end, tuple(buffers), tuple(steps), kernels, (), ())
+        outputs = tuple(f"{output_name(node.outputs.index(value))}_0" for value in node.outputs)
+        return Plan(self._target.compute_capability, end, tuple(buffers), tuple(steps), kernels, (), outputs)

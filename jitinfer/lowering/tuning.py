@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import triton
-
-from jitinfer import graph, kernels, lowering, runtime, version
 from jitinfer.cache import Key
 from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.kernels.family import Config, families
 from jitinfer.lowering.choice import Choice, first_that_compiles, form_of, offers, start
+from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
+from jitinfer.lowering.fault import KernelFaultError
+from jitinfer.lowering.referee import trusted
 from jitinfer.lowering.rotation import Rotation
 from jitinfer.progress import progress
+from jitinfer.runtime.executor import outputs_of
 from jitinfer.runtime.timing import microseconds
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ class Tuner:
         """Offers that were timed, rather than known from the cache."""
 
     def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
-        """As `Chooser` says."""
+        """As `Chooser` says. Raises KernelFaultError for an offer with which the device is lost."""
         deadline = time.perf_counter() + self._seconds
         groups: dict[str, list[Node]] = {}
         for node in nodes:
@@ -116,17 +114,20 @@ class Tuner:
             for choice in choices:
                 try:
                     timed.append(self._timed(rotation, choice, weights))
-                except DeviceLostError:
-                    raise
+                except DeviceLostError as error:
+                    raise KernelFaultError.of(node, choice, error) from error
                 except DeviceError as error:
                     logger.info("%s %s does not run: %s", choice.family, choice.config, error)
                     failures.append(error)
                 advance()
+            if not timed:
+                raise failures[0]
+            timed.sort(key=lambda choice: choice.microseconds)
+            best = trusted(
+                node, timed, lambda choice: outputs_of(rotation.plan(choice), weights, self._device), rotation.operands
+            )
         finally:
             weights.close()
-        if not timed:
-            raise failures[0]
-        best = min(timed, key=lambda choice: choice.microseconds)
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
         return best
 
@@ -151,17 +152,11 @@ class Tuner:
         return {form: winner for form, winner in found.items() if winner is not None}
 
     def _key(self, form: str) -> Key:
-        target = self._compiler.target
         return Key(
             "tuning",
             {
                 "node": form,
-                "device": self._device.name,
-                "capability": target.compute_capability,
-                "sm_count": target.sm_count,
-                "triton": triton.__version__,
-                "jitinfer": version.__version__,
-                "sources": sources_digest(),
+                **environment(self._device),
                 "families": sorted(families()),
                 "most": self._most,
                 "excluded": documents([each for each in self._excluded if each.form == form]),
@@ -237,13 +232,3 @@ def _restored(metadata: Mapping[str, Any]) -> Winner | None:
     except (KeyError, TypeError, ValueError):
         return None
     return family, config, math.nan if measured is None else float(measured)
-
-
-@cache
-def sources_digest() -> str:
-    """Content of what kernels and plans are made by: what another state of it made says nothing about this one."""
-    digest = hashlib.sha256()
-    for package in (graph, kernels, runtime, lowering):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

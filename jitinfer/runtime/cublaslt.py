@@ -127,9 +127,10 @@ class Product:
             )
 
     def close(self) -> None:
-        """Gives the descriptors back. Idempotent."""
+        """Gives the descriptors back. Idempotent. Raises DeviceError."""
         while self._destroy:
-            self._destroy.pop()()
+            with self._named():
+                self._destroy.pop()()
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -66,7 +66,7 @@ class Executor:
         weights: Weights | Mapping[str, Any] | None = None,
         device: Device | int = 0,
         *,
-        stepwise: bool = False,
+        stepwise: bool | Callable[[int], None] = False,
         arena: Arena | None = None,
     ) -> None:
         """Loads and records.
@@ -74,7 +74,8 @@ class Executor:
         Args:
             weights: every weight buffer of the plan by name; a `Weights` is shared, other mappings are uploaded.
             stepwise: no graph: each call queues the steps one by one and waits for each, so that a fault on the
-                device is reported with the step that caused it. Slow.
+                device is reported with the step that caused it. Slow. A function is told the number of each step ahead
+                of it.
             arena: of the same device, shared with other executors, whose calls take turns with those of this one.
 
         Raises PlanError for a plan that does not fit together, ArgumentError for weights that are not the plan's, and
@@ -91,7 +92,8 @@ class Executor:
         self._results: Array | None = None
         with self.device.current():
             self._turns = Turns(self._resources) if arena is None else arena.turns
-            self._load(stepwise)
+            self._before_step = stepwise if callable(stepwise) else None
+            self._load(bool(stepwise))
 
     @property
     def nbytes(self) -> int:
@@ -237,6 +239,8 @@ class Executor:
         """Orders this call behind the one before: both use the same memory."""
         if self._resources.closed:
             raise DeviceError("this executor is closed")
+        if self._turns.refused:
+            raise DeviceError(self._turns.refused)
         self._turns.before(stream)
 
     def _replay(self, stream: int) -> None:
@@ -244,6 +248,8 @@ class Executor:
             self._launch(self._graph, stream)
             return
         for number, (enqueue, step) in enumerate(zip(self._steps, self.plan.steps, strict=True)):
+            if self._before_step is not None:
+                self._before_step(number)
             enqueue(stream)
             call("cuStreamSynchronize", stream, step=step_name(number, step))
 
@@ -262,6 +268,15 @@ class Executor:
     def _on_device(self, buffer: Buffer) -> DeviceArray:
         address = self._addresses[buffer.name]
         return DeviceArray(address, buffer.shape, buffer.dtype, self.device.index, self._resources, self._turns)
+
+
+def outputs_of(plan: Plan, weights: Weights | Mapping[str, Any] | None, device: Device) -> list[Array]:
+    """What a plan without inputs computes, in memory that held zeros. Raises as `Executor`, and DeviceError."""
+    executor = Executor(plan, weights, device)
+    try:
+        return executor.run([])
+    finally:
+        executor.close()
 
 
 def _require_target(plan: Plan, device: Device) -> None:

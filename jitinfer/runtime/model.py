@@ -51,6 +51,9 @@ class Model:
     prologue: tuple[Plan, ...]
 
 
+_MIXED = "some of the weights on the device are new and some are not, since a refresh failed; refresh them again"
+
+
 class Shared:
     """What the sessions of one function have in common on a device: tensors computed of its weights, and the memory
     that is used within a call. Their calls take turns.
@@ -68,9 +71,17 @@ class Shared:
         return self.weights.nbytes + self.arena.nbytes
 
     def refresh(self, weights: Sequence[Any]) -> None:
-        """New values of the weights for all sessions, between two calls. Raises as `WeightStore.refresh`."""
-        with self.arena.turns.lock:
+        """New values of the weights for all sessions, between two calls.
+
+        Raises ArgumentError for weights that are not the models'; DeviceError, and then no session runs until a refresh
+        has succeeded.
+        """
+        turns = self.arena.turns
+        with turns.lock:
+            self.weights.require(weights)
+            turns.refused = _MIXED
             self.weights.refresh(weights)
+            turns.refused = ""
 
 
 class Session:

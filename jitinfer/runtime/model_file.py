@@ -61,18 +61,18 @@ def from_parts(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Model
     return model
 
 
-def save(model: Model, path: str | os.PathLike[str], weights: Sequence[Any] = ()) -> None:
+def save(model: Model, path: str | os.PathLike[str], weights: Sequence[Any] | None = ()) -> None:
     """Writes `path` and, for a model that has weights, `path`.weights beside it, each whole or not at all.
 
-    weights: NumPy arrays, in the model's order. Raises ArgumentError for others, PlanError for a model that does not
-    fit together, or OSError.
+    weights: NumPy arrays, in the model's order; None: they are not written, and `load` has to be told not to read them.
+    Raises ArgumentError for others, PlanError for a model that does not fit together, or OSError.
     """
     check(model)
-    given = [TensorType(each.shape, dtype_name(each.dtype)) for each in weights]
-    if given != list(model.weights):
+    given = [TensorType(each.shape, dtype_name(each.dtype)) for each in weights or ()]
+    if weights is not None and given != list(model.weights):
         raise ArgumentError(f"these {len(given)} arrays are not the {len(model.weights)} weights of the model")
     metadata, blobs = to_parts(model)
-    metadata["stored"] = weight_file.write(_beside(path), weights) if given else []
+    metadata["stored"] = weight_file.write(_beside(path), weights) if weights else []
     data = encode(_KEY, blobs, metadata, created=0.0)
     with plan_file.replacing(path) as stream:
         stream.write(data)

@@ -30,10 +30,16 @@ def recorded(work: Iterable[Enqueue], stream: int) -> Any:
             driver().cuGraphDestroy(graph)
         raise
     graph = call("cuStreamEndCapture", stream, step="recording the plan")
-    executable = call("cuGraphInstantiate", graph, 0, step="making a graph of the plan")
-    call("cuGraphDestroy", graph)
-    call("cuGraphUpload", executable, stream)
-    call("cuStreamSynchronize", stream)
+    try:
+        executable = call("cuGraphInstantiate", graph, 0, step="making a graph of the plan")
+    finally:
+        driver().cuGraphDestroy(graph)
+    try:
+        call("cuGraphUpload", executable, stream)
+        call("cuStreamSynchronize", stream)
+    except DeviceError:
+        driver().cuGraphExecDestroy(executable)
+        raise
     return executable
 
 

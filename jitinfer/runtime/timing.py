@@ -6,8 +6,10 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
+from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.runtime.driver import call
 from jitinfer.runtime.executor import Executor
+from jitinfer.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,12 +22,18 @@ if TYPE_CHECKING:
 def microseconds(plan: Plan, weights: Weights, device: Device, *, seconds: float = 0.01, least: int = 5) -> float:
     """The median time of a replay of a plan without inputs, by events on the device.
 
-    seconds: of measuring, after two replays to warm up; at least `least` replays. Raises DeviceError.
+    seconds: of measuring, after two replays to warm up, each of which is waited for; at least `least` replays. Raises
+    DeviceError; DeviceLostError where the plan loses the device, which had nothing else to do, whatever said so first.
     """
     executor = Executor(plan, weights, device)
     try:
         with device.current():
             return statistics.median(_times(executor, seconds, least))
+    except DeviceLostError:
+        raise
+    except DeviceError:
+        device.synchronize()  # libraries have words of their own for a device that is lost
+        raise
     finally:
         executor.close()
 
@@ -41,22 +49,20 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def _times(executor: Executor, seconds: float, least: int) -> Sequence[float]:
-    stream = call("cuStreamCreate", 1)
-    first, second = (call("cuEventCreate", 0) for _ in range(2))
+    resources = Resources(executor.device)
     try:
+        stream, first, second = resources.stream(), resources.event(timing=True), resources.event(timing=True)
         for _ in range(2):
-            executor.enqueue([], int(stream))
-        call("cuStreamSynchronize", stream, step="warming up")
+            executor.enqueue([], stream)
+            call("cuStreamSynchronize", stream, step="warming up")
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < least or time.perf_counter() < end:
             call("cuEventRecord", first, stream)
-            executor.enqueue([], int(stream))
+            executor.enqueue([], stream)
             call("cuEventRecord", second, stream)
             call("cuEventSynchronize", second, step="measuring")
             times.append(1e3 * float(call("cuEventElapsedTime", first, second)))
         return times
     finally:
-        for event in (first, second):
-            call("cuEventDestroy", event)
-        call("cuStreamDestroy", stream)
+        resources.close()

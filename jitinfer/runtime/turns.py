@@ -23,6 +23,8 @@ class Turns:
         """The event lives as long as `resources`."""
         self.lock = threading.Lock()
         self.stream: int | None = None
+        self.refused = ""
+        """Why nothing may run with what the memory holds; "" where all may. Changed while `lock` is held."""
         self._event = resources.event()
         self._record = bound("cuEventRecord")
         self._wait = bound("cuStreamWaitEvent")

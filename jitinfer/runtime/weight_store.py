@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.errors import ArgumentError
@@ -16,7 +17,7 @@ from jitinfer.runtime.resources import Resources
 from jitinfer.runtime.weights import upload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
@@ -54,8 +55,12 @@ class WeightStore:
     It does not keep them: the memory of a tensor is given back when nobody who took it has it any more.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, before_step: Callable[[str, int], None] | None = None) -> None:
+        """before_step: told the form and the number of each step of what computes weights, which run one by one then
+        (`Executor`).
+        """
         self.device = device
+        self._before_step = before_step
         self._lock = threading.Lock()
         self._types: tuple[TensorType, ...] | None = None
         self._held: weakref.WeakValueDictionary[Source, DeviceArray] = weakref.WeakValueDictionary()
@@ -89,6 +94,12 @@ class WeightStore:
             arrays.update(made)
             return {name: array for name, source in wanted.items() if (array := arrays[source]) is not None}
 
+    def require(self, weights: Sequence[Any]) -> None:
+        """Raises ArgumentError for weights that are not the models'."""
+        with self._lock, self.device.current():
+            if self._types is not None:
+                _require(weights, self._types)
+
     def refresh(self, weights: Sequence[Any]) -> None:
         """New values for all tensors, when the device has nothing to do. Nothing may be queued that reads them.
 
@@ -108,7 +119,8 @@ class WeightStore:
                 (number,) = source.weights
                 upload(array, weights[number], f"weight {number}")
         for form, stages in computed.items():
-            executor = Executor(plans[form], None, self.device)
+            stepwise = False if self._before_step is None else partial(self._before_step, form)
+            executor = Executor(plans[form], None, self.device, stepwise=stepwise)
             try:
                 for numbers, results in stages.items():
                     outputs = executor.enqueue([weights[number] for number in numbers])

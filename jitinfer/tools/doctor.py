@@ -8,9 +8,7 @@ import importlib.metadata
 import logging
 import os
 import platform
-import shutil
 import stat
-import subprocess
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from rich.filesize import decimal
 
 from jitinfer.cache import Cache, cache_location
 from jitinfer.cache.folder import folder_problem, user_name
+from jitinfer.errors import KernelError
+from jitinfer.kernels.triton.assembler import OLDEST, PACKAGE, VARIABLES, assembler, packaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -174,17 +174,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _nvcc(name: str) -> Check:
-    mend = "pip install nvidia-cuda-nvcc, or install the CUDA toolkit and put its bin folder into PATH"
-    path = shutil.which("nvcc")
-    if path is None:
-        return Check(name, "missing", "not in PATH", mend)
-    command = [path, "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    if result.returncode != 0:
-        return Check(name, "broken", f"{path}: {result.stderr.strip()[:200]}", mend)
-    release = [line for line in result.stdout.splitlines() if "release" in line]
-    return Check(name, "ok", f"{release[0].partition('release ')[2] if release else '?'} at {path}")
+def _ptxas(name: str) -> Check:
+    try:
+        found = assembler()
+    except KernelError as error:
+        state: State = "missing" if packaged() is None and not os.environ.get(VARIABLES[0]) else "broken"
+        mend = f"pip install '{PACKAGE}>={'.'.join(map(str, OLDEST))},<14'"
+        return Check(name, state, str(error).partition(";")[0] if state == "missing" else str(error), mend)
+    return Check(name, "ok", f"{found.version} at {found.path}")
 
 
 def _cache(name: str) -> Check:
@@ -219,7 +216,7 @@ CHECKS: dict[str, Callable[[str], Check]] = {
     "GPU": _gpu,
     "Triton": _distribution("triton"),
     "CUDA for Python": _distribution("cuda-core", "cuda-bindings"),
-    "nvcc": _nvcc,
+    "ptxas": _ptxas,
     "CUTLASS": _distribution("nvidia-cutlass"),
 }
 _NEEDED = ("Python", "Paddle", "cache")

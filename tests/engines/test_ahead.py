@@ -109,7 +109,7 @@ def test_an_error_while_looking_lets_others_go_on(layer, monkeypatch):
 def test_a_device_that_fails_meanwhile(cuda):
     layer = jitinfer.inference(Shaped(), engine="cuda", tune="off")
     require_right(layer)
-    cuda.fail = "fault"
+    cuda.lost = True
     require_right(layer)
     assert layer.forward.specializations[0].executable is None
 

@@ -49,16 +49,12 @@ def test_cuda_where_there_is_one(cuda):
     assert description(function).startswith("CUDA, float32, fake, ")
 
 
-def test_paddle_where_kernels_are_new(cuda, caplog):
-    image = paddle.randn([1, 3, 8, 8])
+def test_cuda_for_images(cuda):
     model = paddle.nn.Conv2D(3, 4, 3)
     model.eval()
-    expected = model(image).numpy()
-    function = jitinfer.inference(model, tune="off")
-    with caplog.at_level(logging.WARNING, "jitinfer"):
-        assert_same(function(image), paddle.to_tensor(expected))
-    assert "CUDA" not in description(function)
-    assert "runs on the device by engine='cuda' only, not by 'auto' yet" in caplog.text
+    function = jitinfer.inference(model, verify="never", tune="off")
+    function(paddle.randn([1, 3, 8, 8]))
+    assert description(function).startswith("CUDA, float32, fake, ")
 
 
 def test_paddle_where_the_device_computes_something_wrong(cuda, caplog):

@@ -5,8 +5,8 @@ import math
 import numpy
 import pytest
 
-from jitinfer.engines.comparison import difference, tolerance_for
-from jitinfer.frontend.program import Rounding
+from jitinfer.engines.comparison import difference
+from jitinfer.graph.rounding import Rounding, tolerance_for
 
 
 @pytest.mark.parametrize("length", [64, 1024, 16384])

@@ -5,9 +5,12 @@ import ctypes
 import numpy
 import paddle
 import pytest
+from copies import Moves
 from fake_driver import installed
 
 import jitinfer
+from jitinfer.errors import EngineError
+from jitinfer.kernels import catalogue
 
 
 @pytest.fixture
@@ -81,3 +84,99 @@ def contents(array):
 
 def allocated(cuda):
     return sum(each.nbytes - 256 for each in cuda.held.values() if isinstance(each, numpy.ndarray))
+
+
+class Reshaped(paddle.nn.Layer):
+    """What is computed of one weight, and another as it is: both in the results."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = self.create_parameter([4, 6]), self.create_parameter([7])
+
+    def forward(self, x):
+        return paddle.reshape(x, [-1]), paddle.reshape(self.a, [-1]), paddle.broadcast_to(self.b, [7])
+
+
+@pytest.fixture
+def moving(cuda, monkeypatch):
+    monkeypatch.setattr(catalogue, "BUILT_IN", (Moves(),))
+    layer = Reshaped()
+    layer.eval()
+    return layer
+
+
+def filled(layer, value):
+    for parameter in layer.parameters():
+        parameter.set_value(paddle.full_like(parameter, value))
+
+
+def contents_of(results):
+    return [sorted(set(each.numpy().tolist())) for each in results]
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_refresh_that_fails_anywhere_is_done_again_by_the_next_call(cuda, moving, undone, explicit):
+    """At each of its calls of the driver in turn. undone: the old values are back before the next call."""
+    x = paddle.full([3], 5.0)
+    layer = jitinfer.inference(moving, engine="cuda", tune="off", fallback="error")
+    filled(layer, 0.0)
+    assert contents_of(layer(x)) == [[5.0], [0.0], [0.0]]
+    (specialization,) = layer.forward.specializations
+    failures = 0
+    for number in range(1, 1000):
+        filled(layer, float(number))
+        cuda.failing_call = cuda.calls + number
+        try:
+            if explicit:
+                layer.forward.refresh_weights()
+            else:
+                layer(x)
+        except EngineError:
+            failures += 1
+        reached = cuda.calls >= cuda.failing_call
+        cuda.failing_call = None
+        if not reached:
+            break
+        value = float(number)
+        if undone:
+            value -= 1.0
+            filled(layer, value)
+        assert contents_of(layer(x)) == [[5.0], [value], [value]]
+        assert specialization.executable is not None
+        filled(layer, float(number))
+        layer(x)
+    else:
+        pytest.fail("a refresh has no end")
+    assert failures > 20
+
+
+def test_what_is_mixed_does_not_run(cuda, moving):
+    """Nor does what is made for other shapes meanwhile."""
+    x = paddle.full([3], 5.0)
+    layer = jitinfer.inference(moving, engine="cuda", tune="off", fallback="error")
+    layer(x)
+    (specialization,) = layer.forward.specializations
+    executable, weights = specialization.executable, specialization.weights.tensors
+    filled(layer, 1.0)
+    cuda.failing_call = cuda.calls + 30
+    with pytest.raises(EngineError):
+        executable.refresh(weights)
+    assert executable.begin([x]) is None
+    for rows in (3, 4):
+        with pytest.raises(EngineError, match="some of its weights are new and some are not"):
+            executable.run([paddle.full([rows], 5.0)])
+    executable.refresh(weights)
+    for rows in (3, 4):
+        assert contents_of(executable.run([paddle.full([rows], 5.0)])) == [[5.0], [1.0], [1.0]]
+
+
+def test_a_refresh_that_fails_in_a_call_runs_dynamically(cuda, moving, warnings_of):
+    x = paddle.full([3], 5.0)
+    layer = jitinfer.inference(moving, engine="cuda", tune="off")
+    layer(x)
+    filled(layer, 1.0)
+    cuda.failing_call = cuda.calls + 30
+    for _ in range(2):
+        assert contents_of(layer(x)) == [[5.0], [1.0], [1.0]]
+    assert ["runs dynamically" in each for each in warnings_of()] == [True]

@@ -292,7 +292,7 @@ def test_a_lost_device_ends_the_search(tmp_path):
             raise EngineError("block: illegal memory access") from DeviceLostError("illegal memory access")
 
     search = search_for(request_for(tmp_path), Faulty)
-    with pytest.raises(EngineError, match=r"illegal memory access\. .*Executor\(plan, stepwise=True\)"):
+    with pytest.raises(EngineError, match="illegal memory access"):
         search.find()
     assert search.attempts == 1
 

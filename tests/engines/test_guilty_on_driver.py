@@ -71,27 +71,3 @@ def test_dynamic_shapes_that_are_wrong_get_a_program_of_their_own(cuda, tmp_path
         assert_same(fast(x), function(x))
     assert len(fast.specializations) == 2
     assert [len(each.notes) for each in fast.specializations] == [1, 1]
-
-
-def test_a_lost_device_is_named_and_the_function_runs_dynamically(cuda, tmp_path, warnings_of, monkeypatch):
-    cuda.fail = "fault"
-    x = paddle.randn([4, 6])
-    fast = compiled(tmp_path)
-    for _ in range(2):
-        assert_same(fast(x), function(x))
-    (warning,) = warnings_of()
-    assert "runs dynamically: function: " in warning
-    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in warning
-    assert "CUDA serves this process no more" in warning
-    assert "jitinfer.runtime.Executor(plan, stepwise=True)" in warning
-
-
-def test_a_device_that_is_lost_later(cuda, tmp_path, warnings_of):
-    x = paddle.randn([4, 6])
-    fast = compiled(tmp_path)
-    fast(x)
-    cuda.fail = "fault"
-    for _ in range(2):
-        assert_same(fast(x), function(x))
-    assert "CUDA serves this process no more" in warnings_of()[-1]
-    assert fast.specializations[0].executable is None

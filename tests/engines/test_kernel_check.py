@@ -13,7 +13,7 @@ from generated_nodes import representative
 from gpu import device_target, needs_gpu
 
 from jitinfer.cache import Cache
-from jitinfer.engines.kernel_check import KernelCheck, failure_of, on_device
+from jitinfer.engines.kernel_check import KernelCheck, on_device
 from jitinfer.errors import DeviceLostError, DeviceMemoryError, UnsupportedOpError
 from jitinfer.graph import Builder, View, evaluate, ops
 from jitinfer.graph.evaluation import evaluate_node
@@ -25,6 +25,7 @@ from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering.choice import Choice, form_of, offers, start
 from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.models import kernels_of, model_of
+from jitinfer.lowering.node_check import failure_of
 from jitinfer.passes import default, run_passes
 from jitinfer.runtime import Device, Fill, Pointer
 from jitinfer.runtime.model import Session

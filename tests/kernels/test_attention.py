@@ -3,7 +3,7 @@
 import numpy
 import pytest
 import triton.language as tl
-from gpu import PROBLEM, device_target, run_on_device
+from gpu import PROBLEM, device_target, needs_gpu, run_on_device
 from triton.runtime import interpreter
 
 from jitinfer.graph import Builder, View, op_named
@@ -271,6 +271,15 @@ def test_masks_through_views(require):
     """Every second column of a larger mask."""
     views = {"mask": (View((20, 70), (140, 2), 1), (20, 140))}
     require(node_of((1, 20, 2, 16), (1, 70, 2, 16), mask=(20, 70), views=views))
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("length", [256, 1089])
+@pytest.mark.parametrize("dim", [24, 40, 48, 64, 72, 80, 96, 112, 128, 160])
+def test_every_configuration_of_long_heads_on_a_device(dim, length, dtype):
+    """Assemblers have made wrong code of some, where the last keys do not fill a block."""
+    check_on_device(packed_node(1, length, 2, dim, dtype), every=True)
 
 
 def test_many_shares_of_keys():

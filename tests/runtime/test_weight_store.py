@@ -191,3 +191,37 @@ def test_what_does_not_fit_is_refused(cuda, shared):
     with pytest.raises(ArgumentError, match="same weights"):
         Session(fewer, values(), shared=shared)
     require_right(session, values())
+
+
+def test_a_refresh_that_fails_anywhere_leaves_nothing_that_runs(cuda, shared):
+    """At each of its calls of the driver in turn: nothing has changed, or no session runs before another one, or all of
+    it was done and what failed came afterwards."""
+    sessions = [Session(model(rows), values(), shared=shared) for rows in (2, 5)]
+    outcomes = {"as before": 0, "refused": 0, "done": 0}
+    reached = True
+    while reached:
+        number = sum(outcomes.values()) + 1
+        cuda.failing_call = cuda.calls + number
+        outcome = "done"
+        try:
+            shared.refresh(values(number))
+        except DeviceError:
+            outcome = "refused" if shared.arena.turns.refused else "as before"
+        reached = cuda.calls >= cuda.failing_call
+        cuda.failing_call = None
+        outcomes[outcome] += 1
+        with pytest.raises(ArgumentError):
+            shared.refresh(values()[:2])
+        for session in sessions:
+            if outcome == "refused":
+                with pytest.raises(DeviceError, match="some of the weights on the device are new and some are not"):
+                    session.run([numpy.zeros(each.shape, each.dtype) for each in session.inputs])
+            else:
+                require_right(session, values(number if outcome == "done" else 0))
+        for each in (number + 1, 0):
+            shared.refresh(values(each))
+            for session in sessions:
+                require_right(session, values(each))
+    assert outcomes["refused"] > 20
+    assert outcomes["done"] > 1
+    assert outcomes["as before"] > 0

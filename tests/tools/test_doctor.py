@@ -10,6 +10,7 @@ import types
 import pytest
 
 from jitinfer.cache import Cache, Key
+from jitinfer.kernels.triton import assembler
 from jitinfer.tools import doctor
 from jitinfer.tools.cli import main
 
@@ -31,7 +32,7 @@ def machine(tmp_path, monkeypatch):
     """A machine with Paddle's CPU build and an empty cache folder, and nothing for CUDA."""
     for name, module in paddle_like().items():
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ("TRITON_KERNEL_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("TRITON_KERNEL_CACHE_DIR", "XDG_CACHE_HOME", "TRITON_PTXAS_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JITINFER_CACHE_DIR", str(tmp_path))
 
@@ -43,7 +44,8 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     monkeypatch.setattr(importlib.metadata, "version", no_package)
-    monkeypatch.setattr("shutil.which", lambda _: None)
+    for module in (doctor, assembler):
+        monkeypatch.setattr(module, "packaged", lambda: None)
     return tmp_path
 
 
@@ -56,7 +58,7 @@ def test_what_only_cuda_needs_may_be_missing(machine, capsys):
     assert main(["doctor", "--json"]) == 0
     checks = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert set(checks) == set(doctor.CHECKS)
-    for name in ("GPU", "Triton", "CUDA for Python", "nvcc", "CUTLASS"):
+    for name in ("GPU", "Triton", "CUDA for Python", "ptxas", "CUTLASS"):
         assert checks[name]["state"] == "missing"
         assert checks[name]["mend"]
     for name in ("Python", "Paddle", "oneDNN", "cache"):
@@ -166,15 +168,22 @@ def test_packages_that_are_there(machine, monkeypatch):
     assert (half.state, half.found, half.mend) == ("missing", "cuda-core 0.4", "pip install cuda-bindings")
 
 
-@pytest.mark.parametrize(("script", "state"), [("echo 'Cuda, release 12.8, V12.8.93'", "ok"), ("exit 3", "broken")])
-def test_nvcc(machine, monkeypatch, script, state):
-    nvcc = machine / "nvcc"
-    nvcc.write_text(f"#!/bin/sh\n{script}\n")
-    nvcc.chmod(stat.S_IRWXU)
-    monkeypatch.setattr("shutil.which", lambda _: str(nvcc))
-    assert check("nvcc").state == state
-    if state == "ok":
-        assert check("nvcc").found == f"12.8, V12.8.93 at {nvcc}"
+@pytest.mark.parametrize(
+    ("script", "state", "found"),
+    [
+        ("echo 'Cuda, release 13.4, V13.4.92'", "ok", "13.4.92 at "),
+        ("echo 'Cuda, release 12.8, V12.8.93'", "broken", "wrong code"),
+        ("exit 3", "broken", "does not run"),
+    ],
+)
+def test_ptxas(machine, monkeypatch, script, state, found):
+    path = machine / f"ptxas_{len(script)}"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(path))
+    assert check("ptxas").state == state
+    assert found in check("ptxas").found
+    assert str(path) in check("ptxas").found
 
 
 def test_the_processor(machine, monkeypatch):

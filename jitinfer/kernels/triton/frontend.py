@@ -14,10 +14,12 @@ from triton.runtime.jit import JITCallable
 
 from jitinfer.cache import Key
 from jitinfer.errors import KernelError
+from jitinfer.kernels.triton.assembler import assembler
 from jitinfer.kernels.triton.sources import dependencies
 from jitinfer.kernels.triton.specialization import DIVISOR
 
 if TYPE_CHECKING:
+    from jitinfer.cache import JSON
     from jitinfer.kernels.triton.specialization import Specialization
 
 LANGUAGE_LOCK = threading.RLock()
@@ -45,7 +47,7 @@ def triton_ir(source: Specialization, capability: int) -> str:
 
 
 def kernel_key(source: Specialization, capability: int) -> Key:
-    """Everything that the machine code depends on."""
+    """Everything that the machine code depends on. Raises KernelError where there is no assembler for it."""
     return Key(
         "kernel",
         {
@@ -57,9 +59,14 @@ def kernel_key(source: Specialization, capability: int) -> Key:
             "divisible": list(source.divisible),
             "options": [[name, _text(value)] for name, value in source.options],
             "target": capability,
-            "triton": triton.__version__,
+            **toolchain(),
         },
     )
+
+
+def toolchain() -> dict[str, JSON]:
+    """Versions of all that makes machine code. Raises KernelError where there is no assembler."""
+    return {"triton": triton.__version__, "ptxas": assembler().version}
 
 
 def _text(value: Any) -> str:

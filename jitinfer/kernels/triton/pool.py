@@ -13,12 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any
 
 from jitinfer.errors import KernelError
+from jitinfer.kernels.triton.assembler import VARIABLES, assembler
 
 if TYPE_CHECKING:
     from jitinfer.cache import JSON
 
 TIME_LIMIT = 300.0
 """Seconds for one kernel; then its process is ended, and the kernel has failed."""
+
+_CHANGING = ("TRITON_", "PTXAS_", "DISABLE_PTXAS_", "DISABLE_LLVM_", "NVPTX_")
+"""How the names of variables begin that Triton, or what it calls, may make other code by."""
 
 Answer = dict[str, Any]
 
@@ -92,7 +96,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            env=_environment(),
             text=True,
             encoding="utf-8",
         )
@@ -132,6 +136,13 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         return self._process.stdin, self._process.stdout
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but for what would change the code: the key of a kernel does not say it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGING)}
+    kept.update(dict.fromkeys(VARIABLES, assembler().path))
+    return {**kept, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 def with_suppressed_close(stream: IO[str]) -> None:

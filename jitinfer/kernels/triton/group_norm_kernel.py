@@ -1,0 +1,261 @@
+"""The Triton functions of group norms: statistics of blocks of pixels, what they make of a group, and the results.
+
+A block is [pixels, channels] of some whole groups of one image, read as it lies in memory. A group is `EACH` channels
+that stand next to each other, so sums over it are sums over pixels first, which threads make of what they hold, and
+over channels at the end, once for each program.
+
+Statistics are means and variances, never mean(x^2) - mean^2: along the pixels of a lane by Welford (1962), everything
+else by Chan, Golub and LeVeque (1983), where the parts' shares of all elements are weights. With u = 2^-24, M the
+largest |x| of a group, and k STEPS, a lane's mean errs by at most (k / 2 + 10) u M, and n terms that are added with
+weights by n u M more, in whatever order; the variance by 2 E s + E^2 and (k + n) u of itself, where E is the error of
+the means and s the deviation.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from jitinfer.kernels.triton.epilogue import activated
+
+
+@triton.jit
+def _first(tensor, image, pixel, channel, STRIDES: tl.constexpr):
+    """Where a block begins; 64 bits, since a tensor may have more elements than 32 can count."""
+    place = image.to(tl.int64) * STRIDES[0] + pixel.to(tl.int64) * STRIDES[1] + channel.to(tl.int64) * STRIDES[2]
+    return tensor + place
+
+
+@triton.jit
+def _within(pixel, channel, STRIDES: tl.constexpr, WIDE: tl.constexpr):
+    """Places of a block's elements behind its first."""
+    if WIDE:
+        pixel = pixel.to(tl.int64)
+        channel = channel.to(tl.int64)
+    return pixel[:, None] * STRIDES[1] + channel[None, :] * STRIDES[2]
+
+
+@triton.jit
+def _inside(pixel, channel, left, WIDTH: tl.constexpr, EVEN: tl.constexpr):
+    """Which of a block's elements there are, of `left` pixels and WIDTH channels. EVEN: all of the pixels are."""
+    inside = (channel < WIDTH)[None, :]
+    if not EVEN:
+        inside = inside & (pixel < left)[:, None]
+    return inside
+
+
+@triton.jit
+def _members(channel, EACH: tl.constexpr, BLOCK_G: tl.constexpr):
+    """[groups, channels]: which channels belong to which group."""
+    return (channel // EACH)[None, :] == tl.arange(0, BLOCK_G)[:, None]
+
+
+@triton.jit
+def _of_groups(value, members, EACH: tl.constexpr):
+    """Means over the channels of each group, of what is known of a channel, or of a channel for each group."""
+    return tl.sum(tl.where(members, value, 0.0), axis=1) / EACH
+
+
+@triton.jit
+def _of_channels(value, members):
+    """What is known of groups, for each channel."""
+    return tl.sum(tl.where(members, value[:, None], 0.0), axis=0)
+
+
+@triton.jit
+def _merged(
+    means,
+    variances,
+    group,
+    known,
+    PIXELS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SHARE: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Mean and variance of groups from those of SPLITS parts of SHARE pixels, of which the last may have fewer.
+
+    group: their numbers among those of all images; known: which of them there are.
+    """
+    split = tl.arange(0, BLOCK_S)
+    place = group.to(tl.int64)[:, None] * SPLITS + split[None, :]
+    mask = known[:, None] & (split < SPLITS)[None, :]
+    of_split = tl.load(means + place, mask, other=0.0)
+    variance = tl.load(variances + place, mask, other=0.0)
+    weight = tl.minimum(tl.maximum(PIXELS - split * SHARE, 0), SHARE).to(tl.float32) / PIXELS
+    mean = tl.sum(weight[None, :] * of_split, axis=1)
+    apart = of_split - mean[:, None]
+    return mean, tl.sum(weight[None, :] * (variance + apart * apart), axis=1)
+
+
+@triton.jit
+def _vector(tensor, channel, known, STRIDE: tl.constexpr):
+    return tl.load(tensor + channel.to(tl.int64) * STRIDE, known, other=0.0)
+
+
+@triton.jit
+def split_statistics(
+    x,
+    means,
+    variances,
+    X: tl.constexpr,
+    PIXELS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    EACH: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    WIDE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """Mean and variance of STEPS blocks of pixels, for each of TOGETHER groups of one image.
+
+    x: [images, PIXELS, GROUPS * EACH channels], its strides X; means, variances: [images, GROUPS, SPLITS], float32.
+    STAGES: blocks that are on their way at a time. DEPENDENT: wait for what runs before.
+    """
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+    width: tl.constexpr = TOGETHER * EACH
+    share: tl.constexpr = STEPS * BLOCK_P
+    even: tl.constexpr = PIXELS % share == 0
+    chunks: tl.constexpr = GROUPS // TOGETHER
+    program = tl.program_id(0)
+    first_group = program % chunks * TOGETHER
+    split = program // chunks % SPLITS
+    image = program // (chunks * SPLITS)
+    pixel = tl.arange(0, BLOCK_P)
+    channel = tl.arange(0, BLOCK_C)
+    start = _first(x, image, split * share, first_group * EACH, X)
+    places = _within(pixel, channel, X, WIDE)
+    left = PIXELS - split * share
+    mean = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for step in tl.range(0, STEPS, num_stages=STAGES):
+        inside = _inside(pixel, channel, left - step * BLOCK_P, width, even)
+        value = tl.load(start + places, inside, other=0.0).to(tl.float32)
+        apart = value - mean
+        if not even:
+            apart = tl.where(inside, apart, 0.0)
+        # A lane has an element in each step until it has none any more: all have as many as there were steps.
+        mean += apart * (1.0 / (step + 1))
+        squares += apart * (value - mean)
+        start += BLOCK_P * X[1]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    count = tl.minimum(tl.maximum((left - pixel + BLOCK_P - 1) // BLOCK_P, 0), STEPS).to(tl.float32)
+    number = tl.minimum(left, share).to(tl.float32)
+    of_channel = tl.sum((count / number)[:, None] * mean, axis=0)
+    apart = mean - of_channel[None, :]
+    variance = tl.sum(squares + count[:, None] * (apart * apart), axis=0) / number
+    members = _members(channel, EACH, BLOCK_G)
+    of_group = _of_groups(of_channel[None, :], members, EACH)
+    apart = of_channel[None, :] - of_group[:, None]
+    variance = _of_groups(variance[None, :] + apart * apart, members, EACH)
+    group = tl.arange(0, BLOCK_G)
+    place = (image * GROUPS + first_group + group).to(tl.int64) * SPLITS + split
+    tl.store(means + place, of_group, group < TOGETHER)
+    tl.store(variances + place, variance, group < TOGETHER)
+
+
+@triton.jit
+def merge_splits(
+    means,
+    variances,
+    merged_means,
+    merged_variances,
+    PIXELS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SHARE: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """One group of one image: [images, groups, SPLITS] -> [images, groups, 1]."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+    group = tl.program_id(0) + tl.arange(0, 1)
+    mean, variance = _merged(means, variances, group, group >= 0, PIXELS, SPLITS, SHARE, BLOCK_S)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    tl.store(merged_means + group, mean)
+    tl.store(merged_variances + group, variance)
+
+
+@triton.jit
+def normalize_groups(
+    x,
+    scale,
+    bias,
+    means,
+    variances,
+    y,
+    epsilon,
+    X: tl.constexpr,
+    SCALE: tl.constexpr,
+    BIAS: tl.constexpr,
+    Y: tl.constexpr,
+    PIXELS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    EACH: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SHARE: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    WIDE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """One block of y = activation((x - mean) / deviation * scale + bias), from the statistics of SPLITS parts.
+
+    X, Y: strides of images, pixels and channels; SCALE, BIAS: that of scale and bias, which may be None. Where means
+    are None, a block has all PIXELS of its groups: first the mean is taken of them, then the squares of what is left.
+    """
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+    width: tl.constexpr = TOGETHER * EACH
+    chunks: tl.constexpr = GROUPS // TOGETHER
+    blocks: tl.constexpr = (PIXELS + BLOCK_P - 1) // BLOCK_P
+    # From the last block to the first: those that were read last are in the second-level cache still.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    first_group = program % chunks * TOGETHER
+    first_pixel = program // chunks % blocks * BLOCK_P
+    image = program // (chunks * blocks)
+    pixel = tl.arange(0, BLOCK_P)
+    channel = tl.arange(0, BLOCK_C)
+    inside = _inside(pixel, channel, PIXELS - first_pixel, width, PIXELS % BLOCK_P == 0)
+    start = _first(x, image, first_pixel, first_group * EACH, X)
+    # Asked for before the statistics, so that memory answers while they are put together.
+    value = tl.load(start + _within(pixel, channel, X, WIDE), inside, other=0.0)
+    if scale is not None:
+        scales = _vector(scale, first_group * EACH + channel, channel < width, SCALE)
+    if bias is not None:
+        biases = _vector(bias, first_group * EACH + channel, channel < width, BIAS)
+    members = _members(channel, EACH, BLOCK_G)
+    if means is not None:
+        group = tl.arange(0, BLOCK_G)
+        number = image * GROUPS + first_group + group
+        mean, variance = _merged(means, variances, number, group < TOGETHER, PIXELS, SPLITS, SHARE, BLOCK_S)
+    value = value.to(tl.float32)
+    if means is None:
+        mean = _of_groups((tl.sum(value, axis=0) / PIXELS)[None, :], members, EACH)
+    value = value - _of_channels(mean, members)[None, :]
+    if means is None:
+        rest = tl.where(inside, value, 0.0)
+        variance = _of_groups((tl.sum(rest * rest, axis=0) / PIXELS)[None, :], members, EACH)
+    factor = _of_channels(tl.rsqrt(variance + epsilon), members)
+    if scale is not None:
+        factor = factor * scales.to(tl.float32)
+    value = value * factor[None, :]
+    if bias is not None:
+        value += biases.to(tl.float32)[None, :]
+    value = activated(value, ACTIVATION, 0.0)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    pointers = _first(y, image, first_pixel, first_group * EACH, Y) + _within(pixel, channel, Y, WIDE)
+    tl.store(pointers, value.to(y.dtype.element_ty), inside)

@@ -1,0 +1,36 @@
+"""A kernel that does to the device what cannot be mended: after it, CUDA serves the process no more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jitinfer.errors import DeviceLostError
+from jitinfer.lowering.choice import form_of, kernel_text
+from jitinfer.lowering.exclusion import Exclusion
+
+if TYPE_CHECKING:
+    from jitinfer.graph.node import Node
+    from jitinfer.lowering.choice import Choice
+
+
+class KernelFaultError(DeviceLostError):
+    """The device is lost, and this kernel did it.
+
+    exclusion: what must not be chosen any more; kernel: in words, with the model's line; failure: the driver's words.
+    """
+
+    def __init__(self, exclusion: Exclusion, kernel: str, failure: str, remark: str = "") -> None:
+        super().__init__(f"{kernel} loses the device: {failure}{remark and '. '}{remark}")
+        self.exclusion = exclusion
+        self.kernel = kernel
+        self.failure = failure
+
+    def with_remark(self, remark: str) -> KernelFaultError:
+        """Of one sentence, without its full stop."""
+        return KernelFaultError(self.exclusion, self.kernel, self.failure, remark)
+
+    @staticmethod
+    def of(node: Node, choice: Choice, error: DeviceLostError) -> KernelFaultError:
+        """What `error` was, where `choice` computed `node` and nothing else ran."""
+        exclusion = Exclusion(form_of(node), choice.family, choice.config)
+        return KernelFaultError(exclusion, kernel_text(node, choice), str(error))
