@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.retracing import retrace
-from jitinfer.errors import DeviceLostError, JitinferError
+from jitinfer.errors import DeviceLostError
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.lowering.models import kernel_of_step
+from jitinfer.lowering.models import origin_of_step
 from jitinfer.progress import progress
 from jitinfer.runtime.executor import Run
 from jitinfer.runtime.model import Session
@@ -147,16 +147,16 @@ def _named(
     excluded: Exclusions,
     suspect: Suspect,
 ) -> DeviceLostError:
-    step = (suspect.model.plan, *suspect.model.prologue)[plan].steps[number]
+    model, graph, tune = suspect.model, suspect.graph, request.options.tune
     failure = DeviceLostError(found.failure + (f" (in another process, on {found.random})" if found.random else ""))
-    try:
-        kernel = kernel_of_step(suspect.graph, device, request.cache, request.options.tune, excluded, plan, step)
-    except JitinferError as problem:
-        logger.info("%s: its kernels cannot be told any more: %s", request.name, problem)
-        kernel = None
-    if kernel is None:
-        return DeviceLostError(f"{step_name(number, step)} loses the device: {failure}")
-    return KernelFaultError.of(*kernel, failure)
+    origin = origin_of_step(model, plan, number, graph, device, request.cache, tune, excluded)
+    if origin is not None:
+        return KernelFaultError.of(*origin, failure)
+    step = (model.plan, *model.prologue)[plan].steps[number]
+    return DeviceLostError(
+        f"{step_name(number, step)} loses the device: {failure}. The next process may choose its kernel again, as the "
+        f"cache {request.cache.path} does not say which that was"
+    )
 
 
 class WatchedSession(Session):
