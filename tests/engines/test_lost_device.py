@@ -4,6 +4,7 @@ Both this process and the one in which the plan is run again have such a driver;
 """
 
 import contextlib
+import dataclasses
 import gc
 import re
 import threading
@@ -25,9 +26,11 @@ from jitinfer.errors import DeviceLostError, EngineError
 from jitinfer.frontend import partition
 from jitinfer.kernels import catalogue
 from jitinfer.kernels.family import Candidate, Config
+from jitinfer.lowering import models
 from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.fault import KernelFaultError
 from jitinfer.runtime import Device, Fill, Pointer
+from jitinfer.runtime.model_file import from_parts
 
 
 class Stray(Moves):
@@ -269,6 +272,15 @@ def test_a_piece_of_a_program(tmp_path, monkeypatch, warnings_of):
         assert "some pieces by Paddle" in called(tmp_path, of=in_pieces)[1]
 
 
+def test_what_was_right_before_and_is_not_searched_again(tmp_path, trapped, warnings_of):
+    x, trap = trapped
+    for given in (x, trap):
+        with process():
+            description = called(tmp_path, given)[1]
+    assert "the kernel moves for reshape(" in description
+    assert len(warnings_of()) == 1
+
+
 def test_inputs_that_are_lost_with_the_device_are_random(trapped):
     arrays = [numpy.full(16, TRAP[0], "float32")]
     weights = [numpy.ones(16, "float32")]
@@ -422,6 +434,19 @@ def test_a_kernel_that_the_cache_does_not_know_is_not_blamed(tmp_path, monkeypat
         assert not Faults(Cache(cache_location(str(tmp_path))), Device.of(0)).known()
     assert re.search(r"step 1, reshape \(\S+test_lost_device.py:\d+.*\) loses the device: ", warnings_of()[-1])
     assert re.search(r"The next process may choose its kernel again, as the cache \S+ does not say", warnings_of()[-1])
+
+
+def test_a_model_that_another_process_made_otherwise_says_nothing(tmp_path, monkeypatch, warnings_of):
+    def otherwise(*given):
+        model = from_parts(*given)
+        steps = tuple(dataclasses.replace(each, label="another") for each in model.plan.steps)
+        return dataclasses.replace(model, plan=dataclasses.replace(model.plan, steps=steps))
+
+    monkeypatch.setattr(models, "from_parts", otherwise)
+    with process():
+        called(tmp_path)
+        assert not Faults(Cache(cache_location(str(tmp_path))), Device.of(0)).known()
+    assert "step 1, reshape (" in warnings_of()[-1]
 
 
 def test_everything_is_given_back_in_silence(tmp_path, trapped, capsys):
