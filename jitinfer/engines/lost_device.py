@@ -67,11 +67,6 @@ _turn = threading.Lock()
 _loss: Loss | None = None
 
 
-def loss() -> Loss | None:
-    """That of this process, if there was one."""
-    return _loss
-
-
 def forget() -> None:
     """As in a process that has lost nothing yet: for tests."""
     global _loss

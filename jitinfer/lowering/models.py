@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jitinfer.lowering.exclusion import Exclusion, Exclusions
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
-    from jitinfer.runtime.plan import Plan
+    from jitinfer.runtime.plan import Step
 
 FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
@@ -88,17 +88,20 @@ def origin_of_step(
         kept = from_parts(entry.metadata, entry.blobs)
     except PlanError:
         return None
-    step, same = (dataclasses.replace(_plans(each)[plan].steps[number], origin="") for each in (model, kept))
+    step, same = (_step(each, plan, number) for each in (model, kept))
     nodes = nodes_by_plan(graph, Target.of(device))
     offers = _offers_in(entry.metadata)
-    if step != same or step.cost is None or len(offers) != sum(map(len, nodes)):
+    if step is None or step != same or step.cost is None or len(offers) != sum(map(len, nodes)):
         return None
     family, config = offers[sum(map(len, nodes[:plan])) + step.cost.node]
     return nodes[plan][step.cost.node], family.name, config
 
 
-def _plans(model: Model) -> tuple[Plan, ...]:
-    return model.plan, *model.prologue
+def _step(model: Model, plan: int, number: int) -> Step | None:
+    """Without its place, by which models of equal graphs differ."""
+    plans = (model.plan, *model.prologue)
+    steps = plans[plan].steps[number:] if plan < len(plans) else ()
+    return dataclasses.replace(steps[0], origin="") if steps else None
 
 
 def concerned(graph: Graph, device: Device, excluded: Exclusions) -> list[Exclusion]:

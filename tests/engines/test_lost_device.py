@@ -29,7 +29,7 @@ from jitinfer.kernels.family import Candidate, Config
 from jitinfer.lowering import models
 from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.runtime import Device, Fill, Pointer
+from jitinfer.runtime import Copy, Device, Fill, Pointer
 from jitinfer.runtime.model_file import from_parts
 
 
@@ -302,6 +302,7 @@ OTHER_CHILDREN = {
     "No kernel of function is known to have done it: run again in another process, step by step, none does": None,
     "had not come to its end after 1 s": "import time; time.sleep(60)",
     "the process died of SIGABRT": "import os; os.abort()",
+    "the process ended with code 0": "print('hello'); print([1])",
     "the process ended with code 1: ImportError: not here": "raise ImportError('not here')",
     "there is no CUDA driver": "import sys; from jitinfer.runtime.stepwise import main; main(sys.argv[1])",
     "none does, but all of them one right after the other do: it failed": "import json; "
@@ -401,6 +402,36 @@ def test_bisect(tmp_path):
     assert (last.lost, last.failure, last.blamed) == (False, "", ())
 
 
+class HalfOfIt(Moves):
+    """Wrong on purpose, so that kernels are looked at one by one."""
+
+    name = "half"
+
+    def launches(self, node, config, target):
+        nbytes = node.output.type.nbytes
+        return Candidate((Copy(Pointer("input_0"), Pointer("output_0"), nbytes // 2),))
+
+
+def test_a_kernel_that_is_looked_at_by_itself(tmp_path, monkeypatch, warnings_of):
+    monkeypatch.setattr(catalogue, "BUILT_IN", (HalfOfIt(), Moves()))
+    with process() as fake, pytest.MonkeyPatch.context() as patch:
+
+        def run(*_):
+            fake.lost = True
+            Device.of(0).synchronize()
+
+        patch.setattr(cuda, "on_device", lambda device: run)
+        called(tmp_path)
+    assert re.search(
+        r"the kernel half for reshape\(.* loses the device: .*_ADDRESS.*The next process leaves it out$",
+        warnings_of()[-1],
+    )
+    with process():
+        told, description = called(tmp_path, fallback="error")
+    assert description == "CUDA, float32, fake, 1 steps"
+    assert "the kernel half for reshape(float32[4, 6])" in told
+
+
 class Mended(Moves):
     name = "stray"
 
@@ -436,10 +467,11 @@ def test_a_kernel_that_the_cache_does_not_know_is_not_blamed(tmp_path, monkeypat
     assert re.search(r"The next process may choose its kernel again, as the cache \S+ does not say", warnings_of()[-1])
 
 
-def test_a_model_that_another_process_made_otherwise_says_nothing(tmp_path, monkeypatch, warnings_of):
+@pytest.mark.parametrize("steps_kept", [2, 0])
+def test_a_model_that_another_process_made_otherwise_says_nothing(tmp_path, monkeypatch, warnings_of, steps_kept):
     def otherwise(*given):
         model = from_parts(*given)
-        steps = tuple(dataclasses.replace(each, label="another") for each in model.plan.steps)
+        steps = tuple(dataclasses.replace(each, label="another") for each in model.plan.steps[:steps_kept])
         return dataclasses.replace(model, plan=dataclasses.replace(model.plan, steps=steps))
 
     monkeypatch.setattr(models, "from_parts", otherwise)
