@@ -91,14 +91,16 @@ class KernelCheck:
             wrong.add(form)
             others = any(each.name != choice.family for each in families_for(node, self._target))
             whole = others or (form, choice.family) in before
-            found[dataclasses.replace(this, config=None) if whole else this] = Blame(kernel_text(node, choice), failure)
+            found[dataclasses.replace(this, config=None) if whole else this] = Blame(
+                kernel_text(node, choice.family, choice.config), failure
+            )
         return found
 
     def _failure(self, node: Node, choice: Choice, arrays: Sequence[Array | None]) -> str:
         try:
             return failure_of(node, self._run(node, choice, arrays), arrays)
         except DeviceLostError as error:
-            raise KernelFaultError.of(node, choice, error) from error
+            raise KernelFaultError.of(node, choice.family, choice.config, error) from error
         except DeviceMemoryError:
             raise
         except (DeviceError, KernelError) as error:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.retracing import retrace
-from jitinfer.errors import DeviceLostError, JitinferError
+from jitinfer.errors import DeviceLostError
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.lowering.models import kernel_of_step
+from jitinfer.lowering.models import origin_of_step
 from jitinfer.progress import progress
 from jitinfer.runtime.executor import Run
 from jitinfer.runtime.model import Session
@@ -65,11 +65,6 @@ Explanation: TypeAlias = "Callable[[DeviceLostError, Model, Sequence[Any] | None
 
 _turn = threading.Lock()
 _loss: Loss | None = None
-
-
-def loss() -> Loss | None:
-    """That of this process, if there was one."""
-    return _loss
 
 
 def forget() -> None:
@@ -147,17 +142,16 @@ def _named(
     excluded: Exclusions,
     suspect: Suspect,
 ) -> DeviceLostError:
-    step = (suspect.model.plan, *suspect.model.prologue)[plan].steps[number]
+    model, graph, options = suspect.model, suspect.graph, request.options
     failure = DeviceLostError(found.failure + (f" (in another process, on {found.random})" if found.random else ""))
-    try:
-        options = request.options
-        kernel = kernel_of_step(suspect.graph, device, request.cache, options.tune, excluded, options.lanes, plan, step)
-    except JitinferError as problem:
-        logger.info("%s: its kernels cannot be told any more: %s", request.name, problem)
-        kernel = None
-    if kernel is None:
-        return DeviceLostError(f"{step_name(number, step)} loses the device: {failure}")
-    return KernelFaultError.of(*kernel, failure)
+    origin = origin_of_step(model, plan, number, graph, device, request.cache, options.tune, excluded, options.lanes)
+    if origin is not None:
+        return KernelFaultError.of(*origin, failure)
+    step = (model.plan, *model.prologue)[plan].steps[number]
+    return DeviceLostError(
+        f"{step_name(number, step)} loses the device: {failure}. The next process may choose its kernel again, as the "
+        f"cache {request.cache.path} does not say which that was"
+    )
 
 
 class WatchedSession(Session):

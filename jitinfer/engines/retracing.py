@@ -61,7 +61,7 @@ def retrace(model: Model, weights: Sequence[Any], inputs: Sequence[Any] | None, 
             random = _listed(("inputs", any(each is None for each in given)), ("weights", not fits))
             stepwise.write(folder, model, weights if fits else None, given, device)
             return _run(folder, random)
-    except (OSError, JitinferError) as error:
+    except (OSError, ValueError, JitinferError) as error:
         return Retrace(str(error))
 
 
@@ -90,11 +90,18 @@ def _run(folder: str, random: str) -> Retrace:
             if failure:
                 output, _ = child.communicate()
         place: dict[str, Any] = {"plan": None, "step": None}
-        for line in output.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break  # it was interrupted
-            said = json.loads(line)
-            if "failure" in said:
+        for said in map(_said, output.splitlines()):
+            if said.keys() == {"failure", "lost"}:
                 return Retrace(str(said["failure"]), bool(said["lost"]), **place, random=random)
-            place = said
+            if said.keys() == place.keys():
+                place = said
         return Retrace(failure or f"the process {ending(child.wait(), errors)}", False, **place, random=random)
+
+
+def _said(line: bytes) -> dict[str, Any]:
+    """Nothing where the line was interrupted, or is not the process's own: what Python starts with may print too."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from jitinfer.cache import Key
 from jitinfer.engines.blame import Blame, S
-from jitinfer.errors import EngineError, VerificationError
+from jitinfer.errors import DeviceLostError, EngineError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,6 +104,8 @@ class Search(ABC, Generic[E, S]):
             self.request.notes.extend(map(str, verdict.blamed))
             return executable, verdict
         except (KeyError, TypeError, ValueError, EngineError, VerificationError) as error:
+            if isinstance(error.__cause__, DeviceLostError):
+                raise
             logger.warning("%s: the verdict in the cache does not work here (%s); searching", self.request.name, error)
         executable, verdict = self.search()
         self.request.cache.put(self.key, {}, verdict.document())

@@ -85,12 +85,12 @@ def _shifted(view: View | None, value: Value | None) -> View | None:
     return replace(view, offset=view.offset % max(ALIGNMENT // itemsize(value.dtype), 1))
 
 
-def kernel_text(node: Node, choice: Choice) -> str:
-    """A choice of kernels for a node, as people read it."""
+def kernel_text(node: Node, family: str, config: Config) -> str:
+    """What was chosen for a node, as people read it."""
     types = ", ".join("none" if kind is None else str(kind) for kind in node.input_types())
-    config = f" ({choice.config})" if choice.config.values else ""
+    values = f" ({config})" if config.values else ""
     where = f" at {node.origin}" if str(node.origin) else ""
-    return f"the kernel {choice.family}{config} for {node.op.name}({types}){where}"
+    return f"the kernel {family}{values} for {node.op.name}({types}){where}"
 
 
 def offers(node: Node, target: Target, excluded: Exclusions = ()) -> list[Offer]:

@@ -10,7 +10,7 @@ from jitinfer.lowering.exclusion import Exclusion
 
 if TYPE_CHECKING:
     from jitinfer.graph.node import Node
-    from jitinfer.lowering.choice import Choice
+    from jitinfer.kernels.family import Config
 
 
 class KernelFaultError(DeviceLostError):
@@ -30,7 +30,6 @@ class KernelFaultError(DeviceLostError):
         return KernelFaultError(self.exclusion, self.kernel, self.failure, remark)
 
     @staticmethod
-    def of(node: Node, choice: Choice, error: DeviceLostError) -> KernelFaultError:
-        """What `error` was, where `choice` computed `node` and nothing else ran."""
-        exclusion = Exclusion(form_of(node), choice.family, choice.config)
-        return KernelFaultError(exclusion, kernel_text(node, choice), str(error))
+    def of(node: Node, family: str, config: Config, error: DeviceLostError) -> KernelFaultError:
+        """What `error` was, where these kernels computed `node` and nothing else ran."""
+        return KernelFaultError(Exclusion(form_of(node), family, config), kernel_text(node, family, config), str(error))

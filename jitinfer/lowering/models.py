@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
 from jitinfer.errors import PlanError
-from jitinfer.kernels.assembly import label_of
 from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
@@ -19,7 +18,6 @@ from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.lower import located
 from jitinfer.lowering.tuning import Tuner
 from jitinfer.runtime.model_file import from_parts, to_parts
-from jitinfer.runtime.plan import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from jitinfer.cache import JSON, Cache
     from jitinfer.graph import Graph
     from jitinfer.graph.node import Node
-    from jitinfer.lowering.choice import Choice, Chooser, Offer, Work
+    from jitinfer.lowering.choice import Chooser, Offer, Work
     from jitinfer.lowering.exclusion import Exclusion, Exclusions
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
@@ -79,23 +77,43 @@ def kernels_of(
     return noted.work
 
 
-def kernel_of_step(
-    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions, lanes: int, plan: int, step: Step
-) -> tuple[Node, Choice] | None:
-    """The node that a step of the graph's model computes, and the kernels chosen for it.
+def origin_of_step(
+    model: Model,
+    plan: int,
+    number: int,
+    graph: Graph,
+    device: Device,
+    store: Cache,
+    tune: str,
+    excluded: Exclusions,
+    lanes: int,
+) -> tuple[Node, str, Config] | None:
+    """The node that a step of the graph's model computes, and the family and the configuration chosen for it.
 
-    plan: 0 for the model's plan, from 1 on those of its prologue. None where the model would be made otherwise now.
-    Raises as `model_of`.
+    Read from the cache alone, since families may ask the device, which need not be there any more. plan: 0 for the
+    model's plan, from 1 on those of its prologue. None where the cache has no model for this graph, or another one.
     """
-    work = kernels_of(graph, device, store, tune, excluded, lanes=lanes)
-    first = sum(map(len, nodes_by_plan(graph, Target.of(device))[:plan]))
-    if step.cost is None or first + step.cost.node >= len(work):
+    entry = store.get(_key(graph, device, tune, excluded, lanes))
+    if entry is None:
         return None
-    node, choice = work[first + step.cost.node]
-    is_of_it = label_of(node) == step.label
-    if isinstance(step, Launch):
-        is_of_it = is_of_it and step.kernel in {kernel.digest for kernel in choice.kernels}
-    return (node, choice) if is_of_it else None
+    try:
+        kept = from_parts(entry.metadata, entry.blobs)
+    except PlanError:
+        return None
+    step, same = (_step(each, plan, number) for each in (model, kept))
+    nodes = nodes_by_plan(graph, Target.of(device))
+    offers = _offers_in(entry.metadata)
+    if step is None or step != same or step.cost is None or len(offers) != sum(map(len, nodes)):
+        return None
+    family, config = offers[sum(map(len, nodes[:plan])) + step.cost.node]
+    return nodes[plan][step.cost.node], family.name, config
+
+
+def _step(model: Model, plan: int, number: int) -> Step | None:
+    """Without its place, by which models of equal graphs differ."""
+    plans = (model.plan, *model.prologue)
+    steps = plans[plan].steps[number:] if plan < len(plans) else ()
+    return dataclasses.replace(steps[0], origin="") if steps else None
 
 
 def concerned(graph: Graph, device: Device, excluded: Exclusions) -> list[Exclusion]:

@@ -115,7 +115,7 @@ class Tuner:
                 try:
                     timed.append(self._timed(rotation, choice, weights))
                 except DeviceLostError as error:
-                    raise KernelFaultError.of(node, choice, error) from error
+                    raise KernelFaultError.of(node, choice.family, choice.config, error) from error
                 except DeviceError as error:
                     logger.info("%s %s does not run: %s", choice.family, choice.config, error)
                     failures.append(error)

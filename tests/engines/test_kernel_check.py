@@ -160,8 +160,12 @@ def test_what_is_not_the_kernel_s_fault_is_raised(error):
     def run(node, choice, arrays):
         raise error("from the driver")
 
-    with pytest.raises(error, match="from the driver"):
-        KernelCheck(run, TARGET).wrong([chosen(node_of("silu", [((3, 4), "float32")]))], {})
+    node = node_of("silu", [((3, 4), "float32")])
+    with pytest.raises(error, match="from the driver") as raised:
+        KernelCheck(run, TARGET).wrong([chosen(node)], {})
+    if error is DeviceLostError:
+        assert raised.value.exclusion.form == form_of(node)
+        assert str(raised.value).startswith(f"the kernel {raised.value.exclusion.family}")
 
 
 def test_offers_without_what_is_excluded(zeros):

@@ -4,6 +4,7 @@ Both this process and the one in which the plan is run again have such a driver;
 """
 
 import contextlib
+import dataclasses
 import gc
 import re
 import threading
@@ -18,20 +19,22 @@ from sessions import MODEL, session_of
 
 import jitinfer
 from jitinfer.cache import Cache, cache_location
-from jitinfer.engines import cuda, lost_device, pieces, retracing
+from jitinfer.engines import cuda, pieces, retracing
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.retracing import retrace
 from jitinfer.errors import DeviceLostError, EngineError
 from jitinfer.frontend import partition
 from jitinfer.kernels import catalogue
 from jitinfer.kernels.family import Candidate, Config
+from jitinfer.lowering import models
 from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.runtime import Device, Fill, Pointer
+from jitinfer.runtime import Copy, Device, Fill, Pointer
+from jitinfer.runtime.model_file import from_parts
 
 
 class Stray(Moves):
-    """Loses the device, by all its configurations but the last."""
+    """Loses the device, by all its configurations but the last. It asks the device what to do, as libraries do."""
 
     name = "stray"
 
@@ -39,6 +42,7 @@ class Stray(Moves):
         return [Config.of(way=way) for way in range(3)]
 
     def launches(self, node, config, target):
+        Device.of(0).synchronize()
         (copy,) = super().launches(node, config, target).steps
         return Candidate((copy, *[Fill(Pointer("output_0"), 1, FAULT)] * (config["way"] < 2)))
 
@@ -268,6 +272,15 @@ def test_a_piece_of_a_program(tmp_path, monkeypatch, warnings_of):
         assert "some pieces by Paddle" in called(tmp_path, of=in_pieces)[1]
 
 
+def test_what_was_right_before_and_is_not_searched_again(tmp_path, trapped, warnings_of):
+    x, trap = trapped
+    for given in (x, trap):
+        with process():
+            description = called(tmp_path, given)[1]
+    assert "the kernel moves for reshape(" in description
+    assert len(warnings_of()) == 1
+
+
 def test_inputs_that_are_lost_with_the_device_are_random(trapped):
     arrays = [numpy.full(16, TRAP[0], "float32")]
     weights = [numpy.ones(16, "float32")]
@@ -289,6 +302,7 @@ OTHER_CHILDREN = {
     "No kernel of function is known to have done it: run again in another process, step by step, none does": None,
     "had not come to its end after 1 s": "import time; time.sleep(60)",
     "the process died of SIGABRT": "import os; os.abort()",
+    "the process ended with code 0": "print('hello'); print([1])",
     "the process ended with code 1: ImportError: not here": "raise ImportError('not here')",
     "there is no CUDA driver": "import sys; from jitinfer.runtime.stepwise import main; main(sys.argv[1])",
     "none does, but all of them one right after the other do: it failed": "import json; "
@@ -388,6 +402,36 @@ def test_bisect(tmp_path):
     assert (last.lost, last.failure, last.blamed) == (False, "", ())
 
 
+class HalfOfIt(Moves):
+    """Wrong on purpose, so that kernels are looked at one by one."""
+
+    name = "half"
+
+    def launches(self, node, config, target):
+        nbytes = node.output.type.nbytes
+        return Candidate((Copy(Pointer("input_0"), Pointer("output_0"), nbytes // 2),))
+
+
+def test_a_kernel_that_is_looked_at_by_itself(tmp_path, monkeypatch, warnings_of):
+    monkeypatch.setattr(catalogue, "BUILT_IN", (HalfOfIt(), Moves()))
+    with process() as fake, pytest.MonkeyPatch.context() as patch:
+
+        def run(*_):
+            fake.lost = True
+            Device.of(0).synchronize()
+
+        patch.setattr(cuda, "on_device", lambda device: run)
+        called(tmp_path)
+    assert re.search(
+        r"the kernel half for reshape\(.* loses the device: .*_ADDRESS.*The next process leaves it out$",
+        warnings_of()[-1],
+    )
+    with process():
+        told, description = called(tmp_path, fallback="error")
+    assert description == "CUDA, float32, fake, 1 steps"
+    assert "the kernel half for reshape(float32[4, 6])" in told
+
+
 class Mended(Moves):
     name = "stray"
 
@@ -413,12 +457,28 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, warnings_of):
     )
 
 
-def test_a_kernel_that_would_be_another_now_is_not_blamed(tmp_path, monkeypatch, warnings_of):
-    monkeypatch.setattr(lost_device, "kernel_of_step", lambda *_: None)
+def test_a_kernel_that_the_cache_does_not_know_is_not_blamed(tmp_path, monkeypatch, warnings_of):
+    put = Cache.put
+    monkeypatch.setattr(Cache, "put", lambda self, key, *rest: key.kind != "model" and put(self, key, *rest))
     with process():
         called(tmp_path)
         assert not Faults(Cache(cache_location(str(tmp_path))), Device.of(0)).known()
     assert re.search(r"step 1, reshape \(\S+test_lost_device.py:\d+.*\) loses the device: ", warnings_of()[-1])
+    assert re.search(r"The next process may choose its kernel again, as the cache \S+ does not say", warnings_of()[-1])
+
+
+@pytest.mark.parametrize("steps_kept", [2, 0])
+def test_a_model_that_another_process_made_otherwise_says_nothing(tmp_path, monkeypatch, warnings_of, steps_kept):
+    def otherwise(*given):
+        model = from_parts(*given)
+        steps = tuple(dataclasses.replace(each, label="another") for each in model.plan.steps[:steps_kept])
+        return dataclasses.replace(model, plan=dataclasses.replace(model.plan, steps=steps))
+
+    monkeypatch.setattr(models, "from_parts", otherwise)
+    with process():
+        called(tmp_path)
+        assert not Faults(Cache(cache_location(str(tmp_path))), Device.of(0)).known()
+    assert "step 1, reshape (" in warnings_of()[-1]
 
 
 def test_everything_is_given_back_in_silence(tmp_path, trapped, capsys):
