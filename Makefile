@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
+# Paddle's modules take longer to compile than to import: they are kept compiled, for all the processes that follow.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test check lock clean
 
 demo: $(READY)

@@ -1,6 +1,7 @@
 """Functions as graphs: traced, imported, with the arrays to evaluate them on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy
 import paddle
@@ -21,6 +22,11 @@ class Imported:
     expected: list[numpy.ndarray]
     operations: int
     """Operators of the program."""
+
+    @cached_property
+    def after(self) -> Graph:
+        """After the default passes."""
+        return run_passes(self.graph, check=True)[0]
 
     def error_of(self, graph):
         """The largest difference to the dynamic results, relative to the largest value; types and shapes exactly."""

@@ -19,7 +19,13 @@ from jitinfer.frontend.program import Program, parameter_name
 from jitinfer.frontend.randomness import is_random
 from jitinfer.frontend.rounding import rounding_of
 from jitinfer.frontend.serialising import all_ops, serialise
-from jitinfer.frontend.translator import current_sources_only, distinct_names, quiet_translator, refresh_translations
+from jitinfer.frontend.translator import (
+    current_sources_only,
+    distinct_names,
+    methods_kept,
+    quiet_translator,
+    refresh_translations,
+)
 from jitinfer.frontend.tree import Tree, flatten_results
 from jitinfer.graph.types import TensorType
 
@@ -110,7 +116,14 @@ def trace(
         paddle.static.InputSpec(shape=t.shape, dtype=t.dtype, name=f"in_{i}", stop_gradient=True)
         for i, t in enumerate(inputs)
     ]
-    with PADDLE.exclusive(), quiet_translator(), current_sources_only(), distinct_names(tensors), paddle.no_grad():
+    with (
+        PADDLE.exclusive(),
+        quiet_translator(),
+        current_sources_only(),
+        methods_kept(),
+        distinct_names(tensors),
+        paddle.no_grad(),
+    ):
         refresh_translations()
         layers = LayerPaths()
         try:

@@ -1,7 +1,8 @@
 """Paddle's translator of Python functions, kept to what the functions mean now.
 
 The translator copies a function's globals, closure and defaults when it first sees it, and cannot use tensors that a
-lambda, or a function without source, takes from them. Both are mended here, for the time of one trace.
+lambda, or a function without source, takes from them. It translates a method anew for each call, which is most of the
+time of a trace. All of that is mended here, for the time of one trace.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import inspect
 import logging
 import types
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ from jitinfer.frontend.sources import source_is_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+_CODES: weakref.WeakKeyDictionary[types.FunctionType, types.CodeType] = weakref.WeakKeyDictionary()
+"""What was the code of a function, as a method, when it was translated."""
 
 
 def refresh_translations() -> None:
@@ -105,6 +110,32 @@ def current_sources_only() -> Iterator[None]:
         yield
     finally:
         program_translator.func_to_source_code = original
+
+
+@contextmanager
+def methods_kept() -> Iterator[None]:
+    """Let the translator keep what it makes of a method as it does of a function, while its code is the same.
+
+    It keeps that by the bound method, which is a new object each time, and gone at once.
+    """
+    cache = program_translator.FunctionCache
+    original = cache.convert_with_cache
+
+    def kept(self: Any, function: Any) -> Any:
+        if not isinstance(function, types.MethodType) or not isinstance(function.__func__, types.FunctionType):
+            return original(self, function)
+        plain = function.__func__
+        if _CODES.get(plain) is not plain.__code__:
+            self._converted_static_func_caches.pop(plain, None)
+        static = original(self, plain)
+        _CODES[plain] = plain.__code__
+        return static
+
+    cache.convert_with_cache = kept
+    try:
+        yield
+    finally:
+        cache.convert_with_cache = original
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import triton.language as tl
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 
@@ -33,6 +34,7 @@ Array = numpy.ndarray[Any, Any]
 
 _GUARD = 4096
 _POISON = 0xA5
+_OPERATIONS = {"add": numpy.add, "sub": numpy.subtract, "mul": numpy.multiply}
 
 
 class Memory:
@@ -128,23 +130,43 @@ def _interpretable() -> Iterator[None]:
     """Within it, Triton functions that call each other are interpreted.
 
     The interpreter replaces functions of `triton.language`, not all of which it puts back: that is undone here, or the
-    next compilation would meet them.
+    next compilation would meet them. They are replaced once for all functions: Triton would do so for each call of one.
     """
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        return interpreter.InterpretedFunction(_isolated(self.fn))(*arguments, **named)
+        return _rewritten(self.fn)(*arguments, **named)
 
     with LANGUAGE_LOCK:
         spaces: list[Any] = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base]
+        spaces += [JITFunction, TritonSemantic]
         before = [(space, dict(vars(space))) for space in spaces]
-        original = JITFunction.__call__
         JITFunction.__call__ = call
+        TritonSemantic.binary_op_sanitize_overflow_impl = _require_no_overflow
         try:
+            interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
             yield
         finally:
-            JITFunction.__call__ = original
             for space, names in before:
                 _restore(space, names)
+
+
+def _require_no_overflow(_: Any, left: Any, right: Any, operation: Any) -> None:
+    """What Triton's own check requires of sums, differences and products of integers, without interpreting it too.
+
+    left, right: tensors of the same type.
+    """
+    kind = left.type.scalar
+    if kind.int_bitwidth >= 64:
+        return
+    wide = _OPERATIONS[operation.__name__](*(each.handle.data.astype(numpy.int64) for each in (left, right)))
+    if wide.min() < kind.get_int_min_value() or wide.max() > kind.get_int_max_value():
+        raise OverflowError(f"{operation.__name__} of {kind} overflows")
+
+
+@cache
+def _rewritten(function: Any) -> Any:
+    """The function as the interpreter runs it."""
+    return interpreter.InterpretedFunction(_isolated(function)).rewrite()
 
 
 @cache

@@ -4,7 +4,8 @@ import numpy
 import paddle
 import pytest
 from graphs import imported
-from models import BUILDERS, build
+from model_graphs import model_graph
+from models import BUILDERS
 from paddle.nn import functional
 
 from jitinfer.frontend.converters import CONVERTERS, UnsupportedForm
@@ -17,16 +18,14 @@ from jitinfer.passes import run_passes
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
 def test_a_model_as_a_graph(builder):
     """Equal to the dynamic model: as imported, after each pass alone, and after all of them."""
-    case = build(builder)
-    found = imported(case.function, case.tensors, case.arguments, case.layer)
+    found = model_graph(builder)
     found.graph.check()
     assert parse(str(found.graph)).hash == found.graph.hash
     assert found.opaque == set()
     assert found.error_of(found.graph) <= 1e-4
     assert found.error_of_each_pass() <= 1e-4
-    after, _ = run_passes(found.graph, check=True)
-    assert parse(str(after)).hash == after.hash
-    assert found.error_of(after) <= 1e-4
+    assert parse(str(found.after)).hash == found.after.hash
+    assert found.error_of(found.after) <= 1e-4
 
 
 def x(*shape):

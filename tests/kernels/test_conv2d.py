@@ -250,14 +250,14 @@ def random_node(generator, largest=40):
 class TestCompiled:
     @pytest.mark.parametrize("capability", [80, 89, 90, 100])
     @pytest.mark.parametrize("groups", [1, 64])
-    def test_for_every_architecture(self, capability, groups):
+    def test_for_every_architecture(self, capability, groups, worker_pool):
         """The first of each family: it fits the device, and the plan of it is sound."""
         target = Target.named(capability)
         node = convolution((2, 64, 32, 32), (64, 64 // groups, 3, 3), groups=groups, padding=ONE, last=True)
         for family in (each for each in FAMILIES if each.supports(node, target)):
             candidate = family.launches(node, family.configs(node, target)[0], target)
-            with Compiler(target, workers=1) as compiler:
-                kernels = [compiler.compile(each) for each in specializations(candidate)]
+            compiler = Compiler(target, workers=worker_pool)
+            kernels = [compiler.compile(each) for each in specializations(candidate)]
             check_plan(plan_of_node(node, candidate, kernels, capability))
 
 

@@ -19,12 +19,12 @@ def candidates(node, target):
     return [each.launches(node, each.configs(node, target)[0], target) for each in families]
 
 
-def failures(names, capability):
+def failures(names, capability, pool):
     """What does not compile, or makes no sound plan."""
     target = Target.named(capability)
     tried = [(NODES[name], each) for name in names for each in candidates(NODES[name], target)]
-    with Compiler(target) as compiler:
-        compiled = iter(compiler.try_all([source for _, each in tried for source in specializations(each)]))
+    sources = [source for _, each in tried for source in specializations(each)]
+    compiled = iter(Compiler(target, workers=pool).try_all(sources))
     found = []
     for node, candidate in tried:
         kernels = [next(compiled) for _ in specializations(candidate)]
@@ -36,10 +36,10 @@ def failures(names, capability):
 
 
 @pytest.mark.slow
-def test_all_of_them_for_hopper():
-    assert failures(NODES, 90) == []
+def test_all_of_them_for_hopper(worker_pool):
+    assert failures(NODES, 90, worker_pool) == []
 
 
 @pytest.mark.parametrize("capability", [80, 89, 100])
-def test_some_of_them_for_other_devices(capability):
-    assert failures(OLDER, capability) == []
+def test_some_of_them_for_other_devices(capability, worker_pool):
+    assert failures(OLDER, capability, worker_pool) == []

@@ -6,12 +6,11 @@ import pytest
 pytest.importorskip("paddle")
 import models
 from generated_cases import ELSEWHERE, TARGET, check
-from graphs import imported
+from model_graphs import model_graph
 
 from jitinfer.graph import evaluate
 from jitinfer.graph.evaluation import evaluate_node
 from jitinfer.kernels import families_for
-from jitinfer.passes import run_passes
 
 LONGEST = 300_000
 """Elements of a result that the interpreter computes in reasonable time."""
@@ -35,9 +34,8 @@ def signature(node):
 @pytest.mark.slow
 @pytest.mark.parametrize("builder", models.BUILDERS, ids=lambda each: each.__name__)
 def test_all_nodes(builder):
-    case = models.build(builder)
-    found = imported(case.function, case.tensors, case.arguments, case.layer)
-    graph = run_passes(found.graph)[0]
+    found = model_graph(builder)
+    graph = found.after
     weights = list(found.weights)
     seen = set()
     if graph.prologue is not None:

@@ -33,6 +33,23 @@ def negate(x, y, start, count, CHANGE_X: tl.constexpr):
         tl.store(x + i, value + 1, i < 40)
 
 
+@triton.jit
+def _computed(a, b, OPERATION: tl.constexpr):
+    if OPERATION == "add":
+        a = a + b
+    elif OPERATION == "sub":
+        a = a - b
+    else:
+        a = a * b
+    return a
+
+
+@triton.jit
+def fill_with(x, y, a, b, OPERATION: tl.constexpr):
+    i = tl.arange(0, 64)
+    tl.store(y + i, (_computed(a, b, OPERATION) + 0 * i).to(tl.float32), i < 40)
+
+
 def node(dtype="float32"):
     builder = Builder()
     x = builder.input("x", (COUNT,), dtype)
@@ -75,6 +92,34 @@ def test_writing_outside_is_caught(start):
 def test_writing_into_an_operand_is_caught():
     with pytest.raises(KernelError, match="into its operand input_0"):
         interpret(node(), Candidate((launch(change=True),)), [numpy.ones(COUNT, numpy.float32)])
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "a", "b", "result"),
+    [
+        ("add", "i32", 2**31 - 2, 1, 2**31 - 1),
+        ("add", "i32", 2**31 - 1, 1, None),
+        ("sub", "i32", -(2**31) + 1, 1, -(2**31)),
+        ("sub", "i32", -(2**31), 1, None),
+        ("mul", "i32", 2**16, 2**14, 2**30),
+        ("mul", "i32", 2**16, 2**15, None),
+        ("mul", "i64", 2**16, 2**15, 2**31),
+    ],
+)
+def test_integers_that_overflow_are_caught(operation, kind, a, b, result):
+    arguments = {
+        "x": TypedPointer(Pointer("input_0"), "float32"),
+        "y": TypedPointer(Pointer("output_0"), "float32"),
+        "a": Scalar(kind, a),
+        "b": Scalar(kind, b),
+    }
+    candidate = Candidate((KernelLaunch(fill_with, arguments, {"OPERATION": operation}, (1, 1, 1)),))
+    if result is None:
+        with pytest.raises(KernelError, match=f"{operation} of int32 overflows"):
+            interpret(node(), candidate, [numpy.zeros(COUNT, numpy.float32)])
+    else:
+        (y,) = interpret(node(), candidate, [numpy.zeros(COUNT, numpy.float32)])
+        assert (y == numpy.float32(result)).all()
 
 
 def test_copies_and_fills():

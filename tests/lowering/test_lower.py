@@ -52,9 +52,8 @@ def transformer(blocks=2, width=64, tokens=24, heads=4, dtype="float32"):
 
 
 @pytest.fixture(scope="module")
-def compiler():
-    with Compiler(Target.named(90)) as compiler:
-        yield compiler
+def compiler(worker_pool):
+    return Compiler(Target.named(90), workers=worker_pool)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

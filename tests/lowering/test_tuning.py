@@ -47,9 +47,8 @@ class NoWeights:
 
 
 @pytest.fixture(scope="module")
-def compiler():
-    with Compiler(Target.named(90)) as compiler:
-        yield compiler
+def compiler(worker_pool):
+    return Compiler(Target.named(90), workers=worker_pool)
 
 
 def packed(count=3, rows=64):

@@ -1,11 +1,10 @@
 """Convolutions as products with a matrix, and products that sum over several axes where they lie."""
 
 import pytest
-from graphs import imported
-from models import build, dit, large_dit, pixart, sd3, transformer_2d
+from model_graphs import model_graph
+from models import dit, large_dit, pixart, sd3, transformer_2d
 
 from jitinfer.graph import Builder, ops
-from jitinfer.passes import run_passes
 from jitinfer.testing import PassTest
 
 
@@ -182,9 +181,7 @@ def test_transformers_of_images_move_no_data(builder, left):
 
     The projection to which Transformer2D adds an image stays a convolution of single pixels.
     """
-    case = build(builder)
-    found = imported(case.function, case.tensors, case.arguments, case.layer)
-    after, _ = run_passes(found.graph, check=True)
+    found = model_graph(builder)
     moving = {"conv2d", "reshape", "transpose", "slice", "broadcast_to", "concat"}
-    assert moving & set(after.counts()) == left
-    assert found.error_of(after) <= 1e-4
+    assert moving & set(found.after.counts()) == left
+    assert found.error_of(found.after) <= 1e-4

@@ -5,8 +5,8 @@ from collections import Counter
 
 import numpy
 import pytest
-from graphs import imported
-from models import BUILDERS, build
+from model_graphs import model_graph
+from models import BUILDERS
 
 from jitinfer.errors import PassError
 from jitinfer.graph import Builder, evaluate, op_named, ops, parse
@@ -253,15 +253,13 @@ BORDER = {
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
 def test_a_model(builder):
     """The graph is that of float32 but for the border's casts, and about as exact as each operation rounded can be."""
-    case = build(builder)
-    found = imported(case.function, case.tensors, case.arguments, case.layer)
+    found = model_graph(builder)
     exact = evaluate(found.graph, found.inputs, found.weights, arithmetic="float64")
-    wide, _ = run_passes(found.graph)
     for dtype in NARROW:
         after, _ = run_passes(found.graph, converting(default(), dtype), check=True)
         assert parse(str(after)).hash == after.hash
         counts = operations(after)
-        counts.subtract(operations(wide))
+        counts.subtract(operations(found.after))
         assert {name: count for name, count in counts.items() if count} == {"cast": BORDER[builder.__name__]}
         masks = {node.operand("mask") for node in after.nodes if node.op.name == "attention"}
         assert {value.dtype for value in after.parameters if value not in masks} <= {dtype, "int64"}

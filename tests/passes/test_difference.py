@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 from graphs import imported
-from models import build, dit, unet
+from model_graphs import model_graph
+from models import dit, unet
 
 from jitinfer.graph import Builder, Origin, ops, parse, to_text
 from jitinfer.passes import default, run_passes
@@ -133,9 +134,7 @@ def _before_after(graph, *names):
 
 @pytest.mark.parametrize("builder", [dit, unet])
 def test_every_change_of_a_model_appears_once(builder):
-    case = build(builder)
-    graph = imported(case.function, case.tensors, case.arguments, case.layer).graph
-    _, report = run_passes(graph, default())
+    _, report = run_passes(model_graph(builder).graph, default())
     for each in report.steps:
         places = [place for place in difference(each.before, each.after) if not place.inside]
         gone = [line.text for place in places for line in place.gone]

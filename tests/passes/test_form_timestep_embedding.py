@@ -2,11 +2,10 @@
 
 import numpy
 import pytest
-from graphs import imported
-from models import build, dit, large_dit, pixart, sd3, unet
+from model_graphs import model_graph
+from models import dit, large_dit, pixart, sd3, unet
 
 from jitinfer.graph import Builder, ops
-from jitinfer.passes import run_passes
 from jitinfer.testing import PassTest
 
 FREQUENCIES = numpy.exp(-numpy.arange(6) * 0.7).astype("float32")
@@ -130,13 +129,11 @@ class TestFlipTimestepEmbedding(PassTest):
 @pytest.mark.parametrize("builder", [dit, sd3, pixart, large_dit, unet], ids=lambda builder: builder.__name__)
 def test_models_have_one_embedding(builder):
     """DiT writes it once for each block, and once more for its end: merged, they are one."""
-    case = build(builder)
-    found = imported(case.function, case.tensors, case.arguments, case.layer)
+    found = model_graph(builder)
     assert found.graph.counts()["sin"] == (3 if builder is dit else 1)
-    after, _ = run_passes(found.graph, check=True)
-    counts = after.counts()
+    counts = found.after.counts()
     assert counts["timestep_embedding"] == 1
     assert not {"sin", "cos", "exp"} & set(counts)
-    (node,) = (node for node in after.nodes if node.op.name == "timestep_embedding")
-    assert after.producers[node.operand("frequencies")].op.name == "constant"
-    assert found.error_of(after) <= 1e-4
+    (node,) = (node for node in found.after.nodes if node.op.name == "timestep_embedding")
+    assert found.after.producers[node.operand("frequencies")].op.name == "constant"
+    assert found.error_of(found.after) <= 1e-4

@@ -1,10 +1,11 @@
 """Random graphs, made of what models are made of, mean the same after the whole pipeline."""
 
+import contextlib
 import dataclasses
 import os
 
 import numpy
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from jitinfer.graph import Builder, Constant, Graph, Value, evaluate, ops, parse
@@ -377,25 +378,42 @@ def _in_float32(graph, dtype):
     return same
 
 
+RARE = {
+    "fuse_conv_padding",
+    "fuse_conv_scale",
+    "fuse_conv_bias",
+    "fuse_conv_residual",
+    "fuse_conv_activation",
+    "fuse_group_norm_silu",
+    "form_gelu",
+}
+"""Passes that random graphs need not exercise."""
+
+
+class _AllFiredError(Exception):
+    pass
+
+
 def test_random_graphs_exercise_the_passes():
     """Most of the passes change something in some of the graphs: the test above is not idle."""
-    fired = set()
+    missing = set(default()) - RARE
 
     @given(graphs())
     @settings(
-        max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+        max_examples=1500,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
     )
     def run(graph):
-        _, report = run_passes(graph)
-        fired.update(step.name for step in report.steps if step.changes)
+        if missing:
+            _, report = run_passes(graph)
+            missing.difference_update(step.name for step in report.steps if step.changes)
+        if not missing:
+            raise _AllFiredError  # no other graph is needed
 
-    run()
-    assert set(default()) - fired <= {
-        "fuse_conv_padding",
-        "fuse_conv_scale",
-        "fuse_conv_bias",
-        "fuse_conv_residual",
-        "fuse_conv_activation",
-        "fuse_group_norm_silu",
-        "form_gelu",
-    }
+    with contextlib.suppress(_AllFiredError):
+        run()
+    assert not missing

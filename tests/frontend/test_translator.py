@@ -1,0 +1,88 @@
+"""What the translator keeps of methods, and what it has to see anew."""
+
+import numpy
+import paddle
+import pytest
+from graphs import imported
+from paddle.jit.dy2static import program_translator
+
+FACTOR = 2.0
+
+
+class Block(paddle.nn.Layer):
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, x, power=1.0):
+        if self.offset > 1:
+            x = x * 1.0
+        return x * FACTOR**power + self.offset
+
+
+class Other(paddle.nn.Layer):
+    def forward(self, x, power=1.0):
+        if self.offset > 1:
+            x = x * 3.0
+        return x - self.offset
+
+
+class Stack(paddle.nn.Layer):
+    def __init__(self, count):
+        super().__init__()
+        self.blocks = paddle.nn.LayerList([Block(float(number)) for number in range(count)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.fixture
+def translations(monkeypatch):
+    """Names of the functions that are translated."""
+    names = []
+    convert = program_translator.FunctionCache._convert
+
+    def counted(self, function):
+        names.append(function.__qualname__)
+        return convert(self, function)
+
+    monkeypatch.setattr(program_translator.FunctionCache, "_convert", counted)
+    monkeypatch.setattr(program_translator, "_FUNCTION_CACHE", program_translator.FunctionCache())
+    return names
+
+
+def require_right(layer):
+    found = imported(layer.forward, {"x": paddle.to_tensor([1.0, 2.0])}, layer=layer)
+    assert found.opaque == set()
+    assert found.error_of(found.graph) <= 1e-6
+
+
+def test_a_method_is_translated_once_for_all_layers_and_traces(translations):
+    """Each layer keeps its own attributes."""
+    require_right(Stack(3))
+    require_right(Stack(4))
+    assert translations.count("Block.forward") == 1
+    assert translations.count("Stack.forward") == 1
+
+
+def test_globals_and_defaults_are_those_of_now(translations, monkeypatch):
+    require_right(Stack(2))
+    monkeypatch.setitem(globals(), "FACTOR", 5.0)
+    require_right(Stack(2))
+    monkeypatch.setattr(Block.forward, "__defaults__", (2.0,))
+    require_right(Stack(2))
+    assert translations.count("Block.forward") == 1
+
+
+@pytest.mark.parametrize("change", ["function", "code"])
+def test_a_method_that_is_replaced_is_translated_anew(translations, monkeypatch, change):
+    require_right(Stack(3))
+    if change == "function":
+        monkeypatch.setattr(Block, "forward", Other.forward)
+    else:
+        monkeypatch.setattr(Block.forward, "__code__", Other.forward.__code__)
+    layer = Stack(3)
+    require_right(layer)
+    assert numpy.allclose(layer(paddle.to_tensor([1.0])).numpy(), [3.0 * (1.0 - 0.0 - 1.0) - 2.0])
