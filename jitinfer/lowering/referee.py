@@ -48,14 +48,19 @@ def trusted(
     found = disagreement(node, of(0), of(ranked.index(rival)))
     if not found:
         return first
-    logger.info("%s and %s do not agree: %s", kernel_text(node, first), kernel_text(node, rival), found)
+    logger.info(
+        "%s and %s do not agree: %s",
+        kernel_text(node, first.family, first.config),
+        kernel_text(node, rival.family, rival.config),
+        found,
+    )
     faults = _by_reference(node, of, arrays()) if _affordable(node) else _by_majority(node, of, len(ranked))
     for position, choice in enumerate(ranked):
         fault = faults(position)
         if not fault:
             return choice
-        logger.warning("%s is left out: %s", kernel_text(node, choice), fault)
-    logger.warning("%s is taken all the same: there is no other", kernel_text(node, first))
+        logger.warning("%s is left out: %s", kernel_text(node, choice.family, choice.config), fault)
+    logger.warning("%s is taken all the same: there is no other", kernel_text(node, first.family, first.config))
     return first
 
 
