@@ -102,8 +102,10 @@ def print_details(found):
         print(f"  {name}: {times['median']:.3f} ms ({times['low']:.3f} to {times['high']:.3f}){text}")
     if "same_bits_on_one_lane" in found:
         arenas = f"arena {found['arena_mb']:.1f} MB, {found['arena_mb_on_one_lane']:.1f} MB on one lane"
-        same = "the same bits" if found["same_bits_on_one_lane"] else "OTHER BITS"
-        print(f"  {found['steps_beside']} of {found['steps']} steps on lane 1; {arenas}; {same} on one lane")
+        same = "the same bits" if found["same_bits_on_one_lane"] else "other bits"
+        other = found["nodes_with_other_kernels_on_one_lane"]
+        print(f"  {found['steps_beside']} of {found['steps']} steps on lane 1; {arenas}")
+        print(f"  on one lane, {other} nodes with other kernels, {same}")
     if "profile" in found:
         print(found["profile"])
 

@@ -46,6 +46,15 @@ def relative(found, wanted):
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
+def chosen(plan):
+    """The kernels, or the algorithms of cuBLASLt, for each node."""
+    found = {}
+    for step in plan.steps:
+        kernel = getattr(step, "kernel", None) or getattr(step, "algorithm", "")
+        found.setdefault(None if step.cost is None else step.cost.node, []).append(kernel)
+    return found
+
+
 def host_microseconds(session, inputs, repeats=100):
     """What the host takes to queue a call."""
     stream, costs = torch.cuda.current_stream().cuda_stream, []
@@ -116,7 +125,10 @@ class Bench:
         self.found["error_of_torch"] = relative(eager, wanted)
 
     def one_lane(self, inputs):
-        """The same kernels one after the other, in turn with the rest, and whether they give the same bits."""
+        """One step after the other, in turn with the rest, whether that gives the same bits, and has the same kernels.
+
+        What tuning had no time for is chosen anew, and may be chosen otherwise.
+        """
         given = self.given
         _, model, _ = compile_model.compiled(self.graph, Cache(given.cache), given.dtype, given.tune, 1)
         session = Session(model, self.weights, Device.of(0), shared=self.shared)
@@ -125,6 +137,8 @@ class Bench:
             (array,) = each.run(inputs)
             results.append(array.tobytes())
         self.found["same_bits_on_one_lane"] = results[0] == results[1]
+        beside, alone = chosen(self.session.model.plan), chosen(model.plan)
+        self.found["nodes_with_other_kernels_on_one_lane"] = sum(alone[node] != beside[node] for node in beside)
         self.found["arena_mb_on_one_lane"] = model.plan.arena_bytes / 1e6
         stream = torch.cuda.current_stream().cuda_stream
         self.runs["jitinfer on one lane"] = lambda: session.enqueue(session.inputs, stream)
