@@ -138,7 +138,7 @@ class Bench:
             results.append(array.tobytes())
         self.found["same_bits_on_one_lane"] = results[0] == results[1]
         beside, alone = chosen(self.session.model.plan), chosen(model.plan)
-        self.found["nodes_with_other_kernels_on_one_lane"] = sum(alone[node] != beside[node] for node in beside)
+        self.found["nodes_with_other_kernels_on_one_lane"] = sum(alone.get(node) != beside[node] for node in beside)
         self.found["arena_mb_on_one_lane"] = model.plan.arena_bytes / 1e6
         stream = torch.cuda.current_stream().cuda_stream
         self.runs["jitinfer on one lane"] = lambda: session.enqueue(session.inputs, stream)
