@@ -49,13 +49,13 @@ class Rotation:
         """What each copy's operands are, for each input of the node."""
         return [None if value is None else sample(value.type) for value in self.node.inputs]
 
-    def plan(self, choice: Choice) -> Plan:
-        """The node once on each copy; the outputs are those of the first."""
+    def plan(self, choice: Choice, copies: int | None = None) -> Plan:
+        """The node once on each copy, or on the first `copies`; the outputs are those of the first."""
         node, end = self.node, 0
         buffers: list[Buffer] = []
         steps: list[Step] = []
         extra = aligned(choice.candidate.workspace_bytes) + scratch_bytes(choice.candidate, choice.kernels)
-        for copy in range(self.copies):
+        for copy in range(copies or self.copies):
             places: dict[str, Pointer] = {}
             for value, name in self._operands.items():
                 buffers.append(Buffer(f"{name}_{copy}", value.type.nbytes, "weight", 0, value.shape, value.dtype))

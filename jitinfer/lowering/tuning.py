@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +115,8 @@ class Tuner:
             for choice in choices:
                 try:
                     timed.append(self._timed(rotation, choice, weights))
-                except DeviceLostError as error:
-                    raise KernelFaultError.of(node, choice.family, choice.config, error) from error
+                except KernelFaultError:
+                    raise
                 except DeviceError as error:
                     logger.info("%s %s does not run: %s", choice.family, choice.config, error)
                     failures.append(error)
@@ -123,9 +124,7 @@ class Tuner:
             if not timed:
                 raise failures[0]
             timed.sort(key=lambda choice: choice.microseconds)
-            best = trusted(
-                node, timed, lambda choice: outputs_of(rotation.plan(choice), weights, self._device), rotation.operands
-            )
+            best = trusted(node, timed, lambda choice: self._results(rotation, choice, weights), rotation.operands)
         finally:
             weights.close()
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
@@ -134,8 +133,13 @@ class Tuner:
     def _timed(self, rotation: Rotation, choice: Choice, weights: Any) -> Choice:
         self.measured += 1
         logger.debug("timing %s %s for %s", choice.family, choice.config, rotation.node.op.name)
-        total = microseconds(rotation.plan(choice), weights, self._device)
+        with _named(rotation.node, choice):
+            total = microseconds(rotation.plan(choice), weights, self._device)
         return replace(choice, microseconds=total / rotation.copies)
+
+    def _results(self, rotation: Rotation, choice: Choice, weights: Any) -> list[Any]:
+        with _named(rotation.node, choice):
+            return outputs_of(rotation.plan(choice, 1), weights, self._device)
 
     def _chosen(self, node: Node, winner: Winner) -> Choice:
         """What won for nodes of this form, for this very one."""
@@ -162,6 +166,15 @@ class Tuner:
                 "excluded": documents([each for each in self._excluded if each.form == form]),
             },
         )
+
+
+@contextmanager
+def _named(node: Node, choice: Choice) -> Iterator[None]:
+    """A device that is lost within is lost by this choice."""
+    try:
+        yield
+    except DeviceLostError as error:
+        raise KernelFaultError.of(node, choice.family, choice.config, error) from error
 
 
 class _Race:
