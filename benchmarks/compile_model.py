@@ -15,7 +15,7 @@ import time
 from jitinfer.cache import Cache
 from jitinfer.graph import parse
 from jitinfer.lowering.arrangement import arranged
-from jitinfer.lowering.models import model_of
+from jitinfer.lowering.models import ModelMaker
 from jitinfer.passes import default, run_passes
 from jitinfer.runtime import Device
 
@@ -31,7 +31,7 @@ def compiled(graph, store, dtype, tune, lanes):
     started = time.perf_counter()
     after, _ = run_passes(graph, arranged(default(), dtype))
     passed = time.perf_counter()
-    model = model_of(after, device, store, tune, lanes=lanes)
+    model = ModelMaker(device, store, tune, lanes=lanes).model(after)
     return after, model, {"passes": passed - started, "lowering": time.perf_counter() - passed}
 
 

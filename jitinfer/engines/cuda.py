@@ -20,6 +20,7 @@ from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
 from jitinfer.errors import DeviceError, DeviceLostError, EngineError, JitinferError, UnsupportedOpError
+from jitinfer.lowering.models import ModelMaker
 from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
@@ -177,16 +178,13 @@ class CudaExecutable:
 
     def _loaded(self, graph: Graph, parameters: tuple[int, ...]) -> Session:
         """A graph after its passes, ready to run; parameters: which of the program's are its weights."""
-        from jitinfer.lowering.models import model_of  # Triton takes its time to import
-
         request = self._request
         started = time.perf_counter()
-        options, excluded = request.options, self._recipe.excluded
         try:
-            model = model_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
+            model = ModelMaker.of(request.options, request.cache, self._device, self._recipe.excluded).model(graph)
             shared = self._shared.get(parameters) or Shared(self._device)
         except DeviceLostError as error:
-            raise explained(error, request, self._device, excluded) from error
+            raise explained(error, request, self._device, self._recipe.excluded) from error
         self._note_faults(graph)
         lowered = time.perf_counter()
 
@@ -217,13 +215,12 @@ class CudaExecutable:
         """What is left out since it lost the device in another process, where it would have been offered."""
         if not self._recipe.excluded:
             return
-        from jitinfer.lowering.models import concerned
-
-        left_out = concerned(graph, self._device, self._recipe.excluded)
-        for fault in Faults(self._request.cache, self._device).known():
-            if fault.exclusion in left_out and str(fault) not in self._request.notes:
-                self._request.notes.append(str(fault))
-                logger.info("%s: %s", self._request.name, fault)
+        request = self._request
+        left_out = ModelMaker.of(request.options, request.cache, self._device, self._recipe.excluded).concerned(graph)
+        for fault in Faults(request.cache, self._device).known():
+            if fault.exclusion in left_out and str(fault) not in request.notes:
+                request.notes.append(str(fault))
+                logger.info("%s: %s", request.name, fault)
 
     def _composition(self, shapes: Shapes, graph: Graph, error: UnsupportedOpError) -> Composition:
         from jitinfer.kernels.target import Target

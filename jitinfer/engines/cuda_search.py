@@ -31,7 +31,7 @@ from jitinfer.errors import (
 from jitinfer.kernels.target import Target
 from jitinfer.lowering.arrangement import arranged
 from jitinfer.lowering.exclusion import Exclusion
-from jitinfer.lowering.models import kernels_of
+from jitinfer.lowering.models import ModelMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -132,14 +132,13 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
     def _without_kernels(self, attempt: Attempt[E, CudaRecipe]) -> CudaRecipe | None:
         if not _kernels_suspected(attempt.problem):
             return None
-        recipe, request, options = attempt.recipe, self.request, self.request.options
+        recipe, request = attempt.recipe, self.request
         check = KernelCheck(self._run_node, Target.of(self._device))
         for graph, values in self._graphs(attempt):
             while True:
                 try:
-                    excluded = recipe.excluded
-                    work = kernels_of(graph, self._device, request.cache, options.tune, excluded, lanes=options.lanes)
-                    wrong = check.wrong(work, values, recipe.excluded)
+                    maker = ModelMaker.of(request.options, request.cache, self._device, recipe.excluded)
+                    wrong = check.wrong(maker.kernels(graph), values, recipe.excluded)
                 except DeviceLostError as error:
                     lost = explained(error, request, self._device, recipe.excluded)
                     raise EngineError(f"{request.name}: {lost}") from lost

@@ -15,7 +15,7 @@ from jitinfer.engines.faults import Faults
 from jitinfer.engines.retracing import retrace
 from jitinfer.errors import DeviceLostError
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.lowering.models import origin_of_step
+from jitinfer.lowering.models import ModelMaker
 from jitinfer.progress import progress
 from jitinfer.runtime.executor import Run
 from jitinfer.runtime.model import Session
@@ -142,9 +142,10 @@ def _named(
     excluded: Exclusions,
     suspect: Suspect,
 ) -> DeviceLostError:
-    model, graph, options = suspect.model, suspect.graph, request.options
+    model = suspect.model
     failure = DeviceLostError(found.failure + (f" (in another process, on {found.random})" if found.random else ""))
-    origin = origin_of_step(model, plan, number, graph, device, request.cache, options.tune, excluded, options.lanes)
+    maker = ModelMaker.of(request.options, request.cache, device, excluded)
+    origin = maker.origin_of_step(suspect.graph, model, plan, number)
     if origin is not None:
         return KernelFaultError.of(*origin, failure)
     step = (model.plan, *model.prologue)[plan].steps[number]

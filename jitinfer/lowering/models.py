@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from jitinfer.graph.node import Node
     from jitinfer.lowering.choice import Chooser, Offer, Work
     from jitinfer.lowering.exclusion import Exclusion, Exclusions
+    from jitinfer.options import Options
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
     from jitinfer.runtime.plan import Step
@@ -40,73 +42,108 @@ FAST_OFFERS = 6
 logger = logging.getLogger("jitinfer.lowering")
 
 
-def model_of(
-    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = (), *, lanes: int = 1
-) -> Model:
-    """The model of a graph after its passes, for `device`.
+@dataclass(frozen=True)
+class ModelMaker:
+    """Makes models of graphs, after their passes, for `device`, and keeps them in `store`.
 
     tune: "off": as the families of kernels guess; "fast": some offers for each node are timed, within a limit of
-    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says. Raises
-    UnsupportedOpError for a node that no kernel can compute.
+    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says.
     """
-    entry = store.get(_key(graph, device, tune, excluded, lanes))
-    if entry is not None:
+
+    device: Device
+    store: Cache
+    tune: str
+    excluded: Exclusions = ()
+    lanes: int = 1
+
+    @staticmethod
+    def of(options: Options, store: Cache, device: Device, excluded: Exclusions) -> ModelMaker:
+        return ModelMaker(device, store, options.tune, excluded, options.lanes)
+
+    def model(self, graph: Graph) -> Model:
+        """Raises UnsupportedOpError for a node that no kernel can compute."""
+        entry = self.store.get(self._key(graph))
+        if entry is not None:
+            try:
+                model = from_parts(entry.metadata, entry.blobs)
+                return dataclasses.replace(model, plan=located(model.plan, graph, Target.of(self.device)))
+            except PlanError as error:
+                logger.warning("a model in the cache does not fit and is made anew: %s", error)
+        return self._made(graph)[0]
+
+    def kernels(self, graph: Graph) -> Work:
+        """The nodes of a graph and of its prologue, each with the kernels that compute it in the graph's model.
+
+        Where the cache has no model, it is made. Raises as `model`.
+        """
+        entry = self.store.get(self._key(graph))
+        if entry is None:
+            return self._made(graph)[1]
+        target = Target.of(self.device)
+        with Compiler(target, self.store) as compiler:
+            noted = Noted(AsBefore(compiler, _offers_in(entry.metadata), self._chooser(compiler)))
+            compile_graph(graph, target, noted)
+        return noted.work
+
+    def origin_of_step(self, graph: Graph, model: Model, plan: int, number: int) -> tuple[Node, str, Config] | None:
+        """The node that a step of the graph's model computes, and the family and the configuration chosen for it.
+
+        Read from the cache alone, since families may ask the device, which need not be there any more. plan: 0 for the
+        model's plan, from 1 on those of its prologue. None where the cache has no model for this graph, or another one.
+        """
+        entry = self.store.get(self._key(graph))
+        if entry is None:
+            return None
         try:
-            model = from_parts(entry.metadata, entry.blobs)
-            return dataclasses.replace(model, plan=located(model.plan, graph, Target.of(device)))
-        except PlanError as error:
-            logger.warning("a model in the cache does not fit and is made anew: %s", error)
-    return _made(graph, device, store, tune, excluded, lanes)[0]
+            kept = from_parts(entry.metadata, entry.blobs)
+        except PlanError:
+            return None
+        step, same = (_step(each, plan, number) for each in (model, kept))
+        nodes = nodes_by_plan(graph, Target.of(self.device))
+        offers = _offers_in(entry.metadata)
+        if step is None or step != same or step.cost is None or len(offers) != sum(map(len, nodes)):
+            return None
+        family, config = offers[sum(map(len, nodes[:plan])) + step.cost.node]
+        return nodes[plan][step.cost.node], family.name, config
 
+    def concerned(self, graph: Graph) -> list[Exclusion]:
+        """Those of `excluded` that leave a node of the graph, or of its prologue, less to choose from."""
+        if not self.excluded:
+            return []
+        forms = {form_of(node) for nodes in nodes_by_plan(graph, Target.of(self.device)) for node in nodes}
+        return [each for each in self.excluded if each.form in forms]
 
-def kernels_of(
-    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions = (), *, lanes: int = 1
-) -> Work:
-    """The nodes of a graph and of its prologue, each with the kernels that compute it in the graph's model.
+    def _made(self, graph: Graph) -> tuple[Model, Work]:
+        target = Target.of(self.device)
+        with Compiler(target, self.store) as compiler:
+            noted = Noted(self._chooser(compiler))
+            model, _ = compile_graph(graph, target, noted, self.lanes)
+        metadata, blobs = to_parts(model)
+        offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in noted.work]
+        self.store.put(self._key(graph), blobs, {**metadata, "offers": offers})
+        return model, noted.work
 
-    As `model_of` says, which gives that model; where the cache has it not, it is made.
-    """
-    entry = store.get(_key(graph, device, tune, excluded, lanes))
-    if entry is None:
-        return _made(graph, device, store, tune, excluded, lanes)[1]
-    target = Target.of(device)
-    with Compiler(target, store) as compiler:
-        known = _offers_in(entry.metadata)
-        noted = Noted(AsBefore(compiler, known, _chooser(compiler, device, store, tune, excluded)))
-        compile_graph(graph, target, noted)
-    return noted.work
+    def _key(self, graph: Graph) -> Key:
+        return Key(
+            "model",
+            {
+                "graph": graph.hash,
+                "weights": [value.name for value in graph.parameters],
+                **environment(self.device),
+                "tune": self.tune,
+                "excluded": documents(self.concerned(graph)),
+                "lanes": self.lanes,
+                "families": sorted(families()),
+            },
+        )
 
-
-def origin_of_step(
-    model: Model,
-    plan: int,
-    number: int,
-    graph: Graph,
-    device: Device,
-    store: Cache,
-    tune: str,
-    excluded: Exclusions,
-    lanes: int,
-) -> tuple[Node, str, Config] | None:
-    """The node that a step of the graph's model computes, and the family and the configuration chosen for it.
-
-    Read from the cache alone, since families may ask the device, which need not be there any more. plan: 0 for the
-    model's plan, from 1 on those of its prologue. None where the cache has no model for this graph, or another one.
-    """
-    entry = store.get(_key(graph, device, tune, excluded, lanes))
-    if entry is None:
-        return None
-    try:
-        kept = from_parts(entry.metadata, entry.blobs)
-    except PlanError:
-        return None
-    step, same = (_step(each, plan, number) for each in (model, kept))
-    nodes = nodes_by_plan(graph, Target.of(device))
-    offers = _offers_in(entry.metadata)
-    if step is None or step != same or step.cost is None or len(offers) != sum(map(len, nodes)):
-        return None
-    family, config = offers[sum(map(len, nodes[:plan])) + step.cost.node]
-    return nodes[plan][step.cost.node], family.name, config
+    def _chooser(self, compiler: Compiler) -> Chooser:
+        if self.tune == "off":
+            return FirstThatCompiles(compiler, self.excluded)
+        if self.tune == "fast":
+            limits: dict[str, Any] = {"seconds": FAST_SECONDS, "most": FAST_OFFERS}
+            return Tuner(compiler, self.device, self.store, excluded=self.excluded, **limits)
+        return Tuner(compiler, self.device, self.store, excluded=self.excluded)
 
 
 def _step(model: Model, plan: int, number: int) -> Step | None:
@@ -116,53 +153,9 @@ def _step(model: Model, plan: int, number: int) -> Step | None:
     return dataclasses.replace(steps[0], origin="") if steps else None
 
 
-def concerned(graph: Graph, device: Device, excluded: Exclusions) -> list[Exclusion]:
-    """Those of `excluded` that leave a node of the graph, or of its prologue, less to choose from."""
-    if not excluded:
-        return []
-    forms = {form_of(node) for nodes in nodes_by_plan(graph, Target.of(device)) for node in nodes}
-    return [each for each in excluded if each.form in forms]
-
-
-def _made(
-    graph: Graph, device: Device, store: Cache, tune: str, excluded: Exclusions, lanes: int
-) -> tuple[Model, Work]:
-    target = Target.of(device)
-    with Compiler(target, store) as compiler:
-        noted = Noted(_chooser(compiler, device, store, tune, excluded))
-        model, _ = compile_graph(graph, target, noted, lanes)
-    metadata, blobs = to_parts(model)
-    offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in noted.work]
-    store.put(_key(graph, device, tune, excluded, lanes), blobs, {**metadata, "offers": offers})
-    return model, noted.work
-
-
 def _offers_in(metadata: Mapping[str, Any]) -> list[Offer]:
     """What was chosen when a model was made; nothing where families have changed since."""
     try:
         return [(families()[family], Config.restore(config)) for family, config in metadata["offers"]]
     except (KeyError, TypeError, ValueError):
         return []
-
-
-def _key(graph: Graph, device: Device, tune: str, excluded: Exclusions, lanes: int) -> Key:
-    return Key(
-        "model",
-        {
-            "graph": graph.hash,
-            "weights": [value.name for value in graph.parameters],
-            **environment(device),
-            "tune": tune,
-            "excluded": documents(concerned(graph, device, excluded)),
-            "lanes": lanes,
-            "families": sorted(families()),
-        },
-    )
-
-
-def _chooser(compiler: Compiler, device: Device, store: Cache, tune: str, excluded: Exclusions) -> Chooser:
-    if tune == "off":
-        return FirstThatCompiles(compiler, excluded)
-    if tune == "fast":
-        return Tuner(compiler, device, store, seconds=FAST_SECONDS, most=FAST_OFFERS, excluded=excluded)
-    return Tuner(compiler, device, store, excluded=excluded)

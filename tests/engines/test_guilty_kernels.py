@@ -37,7 +37,7 @@ from jitinfer.kernels.family import Candidate, Config, Family, families
 from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.target import Target
 from jitinfer.lowering import models
-from jitinfer.lowering.models import kernels_of
+from jitinfer.lowering.models import ModelMaker
 from jitinfer.options import resolve
 from jitinfer.passes import GraphPass, RewritePass, graph_pass, is_graph_pass
 from jitinfer.runtime import Device, Fill, Pointer
@@ -115,7 +115,7 @@ class Interpreted:
         graph = self.stages.graph(tuple(tuple(tensor.shape) for tensor in tensors))
         try:
             request = self.request
-            work = kernels_of(graph, DEVICE, request.cache, request.options.tune, self.recipe.excluded)
+            work = ModelMaker(DEVICE, request.cache, request.options.tune, self.recipe.excluded).kernels(graph)
         except JitinferError as error:
             raise EngineError(str(error)) from error
         values = dict(zip(graph.inputs, map(array_of, tensors), strict=True))

@@ -24,7 +24,7 @@ from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering.choice import Choice, form_of, offers, start
 from jitinfer.lowering.exclusion import Exclusion
-from jitinfer.lowering.models import kernels_of, model_of
+from jitinfer.lowering.models import ModelMaker
 from jitinfer.lowering.node_check import failure_of
 from jitinfer.passes import default, run_passes
 from jitinfer.runtime import Device, Fill, Pointer
@@ -224,15 +224,15 @@ def test_a_wrong_kernel_is_found_and_the_model_is_right_without_it(tmp_path, mon
     graph, inputs, weights = small_model()
     device, store = Device.of(0), Cache(tmp_path)
     check, excluded = KernelCheck(on_device(device), device_target()), []
-    while wrong := check.wrong(kernels_of(graph, device, store, tune, excluded), {}, excluded):
+    while wrong := check.wrong(ModelMaker(device, store, tune, excluded).kernels(graph), {}, excluded):
         assert {each.family for each in wrong} == {"zeros"}
         excluded += wrong
-    assert excluded  # filling with zeros is fast, and offered first
-    session = Session(model_of(graph, device, store, tune, excluded), weights, device)
+    assert bool(excluded) == (tune == "off")  # filling with zeros is offered first; tuning finds it out by itself
+    session = Session(ModelMaker(device, store, tune, excluded).model(graph), weights, device)
     (expected,) = evaluate(graph, inputs, weights, arithmetic="float64")
     numpy.testing.assert_allclose(session.run(inputs)[0], expected, rtol=1e-5, atol=1e-5)
     session.close()
-    again = kernels_of(graph, device, store, tune, excluded)
+    again = ModelMaker(device, store, tune, excluded).kernels(graph)
     assert "zeros" not in {choice.family for _, choice in again}
 
 
