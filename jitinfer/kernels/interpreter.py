@@ -18,7 +18,8 @@ from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 
 from jitinfer.errors import KernelError
-from jitinfer.graph.types import numpy_dtype
+from jitinfer.graph.graph import nested_graphs
+from jitinfer.graph.types import INTEGRAL, numpy_dtype
 from jitinfer.kernels.family import WORKSPACE, KernelLaunch, TypedPointer, input_name, output_name
 from jitinfer.kernels.triton.frontend import LANGUAGE_LOCK
 from jitinfer.kernels.triton.specialization import TRITON_TYPES
@@ -59,7 +60,7 @@ def interpret(node: Node, candidate: Candidate, arrays: Sequence[Array | None]) 
     """The node's outputs as buffers, of the shapes of its output values; what was not written is poison.
 
     arrays: for each of the node's inputs, of its value's type. Raises KernelError where a step cannot be interpreted,
-    or wrote outside of its buffers, or into an operand.
+    or wrote outside of its buffers, or into an operand, or where integers overflow, unless the node computes with them.
     """
     memories = {output_name(i): Memory(value.type.nbytes) for i, value in enumerate(node.outputs)}
     memories[WORKSPACE] = Memory(candidate.workspace_bytes)
@@ -71,7 +72,7 @@ def interpret(node: Node, candidate: Candidate, arrays: Sequence[Array | None]) 
             memories[name] = Memory(len(given[name]))
             memories[name].bytes[:] = numpy.frombuffer(given[name], numpy.uint8)
     for step in candidate.steps:
-        run_step(step, memories)
+        run_step(step, memories, wrapping=_computes_integers(node))
     for name, memory in memories.items():
         if not memory.intact:
             raise KernelError(f"{node.op.name} wrote outside of {name}")
@@ -83,10 +84,15 @@ def interpret(node: Node, candidate: Candidate, arrays: Sequence[Array | None]) 
     ]
 
 
-def run_step(step: object, memories: Mapping[str, Memory]) -> None:
-    """Raises KernelError for a step that has no interpretation here."""
+def _computes_integers(node: Node) -> bool:
+    nested = (each for graph in nested_graphs(node) for each in graph.walk())
+    return any(value.dtype in INTEGRAL for each in (node, *nested) for value in each.outputs)
+
+
+def run_step(step: object, memories: Mapping[str, Memory], *, wrapping: bool = False) -> None:
+    """Raises KernelError for a step that has no interpretation here, and unless `wrapping` where integers overflow."""
     if isinstance(step, KernelLaunch):
-        _run_launch(step, memories)
+        _run_launch(step, memories, wrapping)
     elif isinstance(step, Copy):
         source, destination = memories[step.source.buffer].bytes, memories[step.destination.buffer].bytes
         taken = source[step.source.offset : step.source.offset + step.nbytes]
@@ -98,10 +104,10 @@ def run_step(step: object, memories: Mapping[str, Memory]) -> None:
         raise KernelError(f"{type(step).__name__} runs on a device only")
 
 
-def _run_launch(launch: KernelLaunch, memories: Mapping[str, Memory]) -> None:
+def _run_launch(launch: KernelLaunch, memories: Mapping[str, Memory], wrapping: bool) -> None:
     arguments = {name: _tensor(argument, memories) for name, argument in launch.arguments.items()}
     constants = dict(launch.constants)
-    with _interpretable():
+    with _interpretable(wrapping):
         function = interpreter.InterpretedFunction(_isolated(launch.function.fn))
         runner = interpreter.GridExecutor(function.rewrite(), function.arg_names, launch.grid)
         try:
@@ -126,8 +132,8 @@ def _tensor(argument: KernelArgument, memories: Mapping[str, Memory]) -> Any:
 
 
 @contextlib.contextmanager
-def _interpretable() -> Iterator[None]:
-    """Within it, Triton functions that call each other are interpreted.
+def _interpretable(wrapping: bool) -> Iterator[None]:
+    """Within it, Triton functions that call each other are interpreted; wrapping: integers may overflow.
 
     The interpreter replaces functions of `triton.language`, not all of which it puts back: that is undone here, or the
     next compilation would meet them. They are replaced once for all functions: Triton would do so for each call of one.
@@ -141,13 +147,17 @@ def _interpretable() -> Iterator[None]:
         spaces += [JITFunction, TritonSemantic]
         before = [(space, dict(vars(space))) for space in spaces]
         JITFunction.__call__ = call
-        TritonSemantic.binary_op_sanitize_overflow_impl = _require_no_overflow
+        TritonSemantic.binary_op_sanitize_overflow_impl = _let_overflow if wrapping else _require_no_overflow
         try:
             interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
             yield
         finally:
             for space, names in before:
                 _restore(space, names)
+
+
+def _let_overflow(*_: Any) -> None:
+    """Numbers of a model, and not places in memory, are modulo a power of two."""
 
 
 def _require_no_overflow(_: Any, left: Any, right: Any, operation: Any) -> None:
