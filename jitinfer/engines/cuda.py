@@ -16,11 +16,11 @@ from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.kernel_check import on_device
 from jitinfer.engines.lost_device import Suspect, WatchedSession, explained, require_device
+from jitinfer.engines.making import maker_for
 from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
 from jitinfer.errors import DeviceError, DeviceLostError, EngineError, JitinferError, UnsupportedOpError
-from jitinfer.lowering.models import ModelMaker
 from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
@@ -181,7 +181,7 @@ class CudaExecutable:
         request = self._request
         started = time.perf_counter()
         try:
-            model = ModelMaker.of(request.options, request.cache, self._device, self._recipe.excluded).model(graph)
+            model = maker_for(request, self._device, self._recipe.excluded).model(graph)
             shared = self._shared.get(parameters) or Shared(self._device)
         except DeviceLostError as error:
             raise explained(error, request, self._device, self._recipe.excluded) from error
@@ -216,7 +216,7 @@ class CudaExecutable:
         if not self._recipe.excluded:
             return
         request = self._request
-        left_out = ModelMaker.of(request.options, request.cache, self._device, self._recipe.excluded).concerned(graph)
+        left_out = maker_for(request, self._device, self._recipe.excluded).concerned(graph)
         for fault in Faults(request.cache, self._device).known():
             if fault.exclusion in left_out and str(fault) not in request.notes:
                 request.notes.append(str(fault))

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.engines.faults import Faults, foreign_families
+from jitinfer.engines.faults import Faults
 from jitinfer.engines.graph_search import GraphSearch, failure_in
 from jitinfer.engines.kernel_check import KernelCheck
 from jitinfer.engines.lost_device import explained
+from jitinfer.engines.making import foreign_families, maker_for
 from jitinfer.engines.paddle import compared
 from jitinfer.engines.recipe import Recipe
 from jitinfer.engines.reference import ByNumpy
@@ -31,7 +32,6 @@ from jitinfer.errors import (
 from jitinfer.kernels.target import Target
 from jitinfer.lowering.arrangement import arranged
 from jitinfer.lowering.exclusion import Exclusion
-from jitinfer.lowering.models import ModelMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -137,7 +137,7 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
         for graph, values in self._graphs(attempt):
             while True:
                 try:
-                    maker = ModelMaker.of(request.options, request.cache, self._device, recipe.excluded)
+                    maker = maker_for(request, self._device, recipe.excluded)
                     wrong = check.wrong(maker.kernels(graph), values, recipe.excluded)
                 except DeviceLostError as error:
                     lost = explained(error, request, self._device, recipe.excluded)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
-from jitinfer.engines.graph_search import described
-from jitinfer.kernels.family import families
+from jitinfer.engines.making import foreign_families
 from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import Exclusion
 
@@ -91,9 +90,3 @@ class Faults:
         except (KeyError, TypeError, ValueError) as error:
             logger.warning("what is known of kernels that lost the device cannot be read: %s", error)
             return []
-
-
-def foreign_families() -> dict[str, str]:
-    """Digests of the families of kernels that are not this library's, by name."""
-    foreign = {name: each for name, each in families().items() if not type(each).__module__.startswith("jitinfer.")}
-    return {name: described(each) for name, each in foreign.items()}

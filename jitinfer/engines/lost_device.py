@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jitinfer.engines.faults import Faults
+from jitinfer.engines.making import maker_for
 from jitinfer.engines.retracing import retrace
 from jitinfer.errors import DeviceLostError
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.lowering.models import ModelMaker
 from jitinfer.progress import progress
 from jitinfer.runtime.executor import Run
 from jitinfer.runtime.model import Session
@@ -144,7 +144,7 @@ def _named(
 ) -> DeviceLostError:
     model = suspect.model
     failure = DeviceLostError(found.failure + (f" (in another process, on {found.random})" if found.random else ""))
-    maker = ModelMaker.of(request.options, request.cache, device, excluded)
+    maker = maker_for(request, device, excluded)
     origin = maker.origin_of_step(suspect.graph, model, plan, number)
     if origin is not None:
         return KernelFaultError.of(*origin, failure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
@@ -17,7 +17,7 @@ from jitinfer.lowering.compiled import compile_graph, nodes_by_plan
 from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.lower import located
-from jitinfer.lowering.tuning import Tuner
+from jitinfer.lowering.tuning import Tuner, with_digests
 from jitinfer.runtime.model_file import from_parts, to_parts
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jitinfer.graph.node import Node
     from jitinfer.lowering.choice import Chooser, Offer, Work
     from jitinfer.lowering.exclusion import Exclusion, Exclusions
-    from jitinfer.options import Options
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
     from jitinfer.runtime.plan import Step
@@ -47,7 +46,8 @@ class ModelMaker:
     """Makes models of graphs, after their passes, for `device`, and keeps them in `store`.
 
     tune: "off": as the families of kernels guess; "fast": some offers for each node are timed, within a limit of
-    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says.
+    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says. foreign: digests of the
+    families of kernels that are not this library's, by name: other code makes other models.
     """
 
     device: Device
@@ -55,10 +55,7 @@ class ModelMaker:
     tune: str
     excluded: Exclusions = ()
     lanes: int = 1
-
-    @staticmethod
-    def of(options: Options, store: Cache, device: Device, excluded: Exclusions) -> ModelMaker:
-        return ModelMaker(device, store, options.tune, excluded, options.lanes)
+    foreign: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, graph: Graph) -> Model:
         """Raises UnsupportedOpError for a node that no kernel can compute."""
@@ -133,17 +130,15 @@ class ModelMaker:
                 "tune": self.tune,
                 "excluded": documents(self.concerned(graph)),
                 "lanes": self.lanes,
-                "families": sorted(families()),
+                "families": with_digests(self.foreign),
             },
         )
 
     def _chooser(self, compiler: Compiler) -> Chooser:
         if self.tune == "off":
             return FirstThatCompiles(compiler, self.excluded)
-        if self.tune == "fast":
-            limits: dict[str, Any] = {"seconds": FAST_SECONDS, "most": FAST_OFFERS}
-            return Tuner(compiler, self.device, self.store, excluded=self.excluded, **limits)
-        return Tuner(compiler, self.device, self.store, excluded=self.excluded)
+        limits: dict[str, Any] = {"seconds": FAST_SECONDS, "most": FAST_OFFERS} if self.tune == "fast" else {}
+        return Tuner(compiler, self.device, self.store, excluded=self.excluded, foreign=self.foreign, **limits)
 
 
 def _step(model: Model, plan: int, number: int) -> Step | None:

@@ -47,6 +47,7 @@ class Tuner:
     seconds: of one `choose` at most, compilation included, but for what every node needs; nodes whose turn does not
     come, those that matter least, take the first offer that compiles, and are tuned another time. most: kernels that
     are compiled for a node to be tried, at most; what libraries offer is always tried. excluded: what is never taken.
+    foreign: digests of the code of families that are not this library's, by name.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Tuner:
         seconds: float = math.inf,
         most: int | None = None,
         excluded: Exclusions = (),
+        foreign: Mapping[str, str] | None = None,
     ) -> None:
         self._compiler = compiler
         self._device = device
@@ -65,6 +67,7 @@ class Tuner:
         self._seconds = seconds
         self._most = most
         self._excluded = excluded
+        self._foreign = foreign or {}
         self.measured = 0
         """Offers that were timed, rather than known from the cache."""
 
@@ -161,11 +164,16 @@ class Tuner:
             {
                 "node": form,
                 **environment(self._device),
-                "families": sorted(families()),
+                "families": with_digests(self._foreign),
                 "most": self._most,
                 "excluded": documents([each for each in self._excluded if each.form == form]),
             },
         )
+
+
+def with_digests(foreign: Mapping[str, str]) -> list[JSON]:
+    """All families of kernels, for a key: those of this library are what its sources say."""
+    return [[name, foreign.get(name, "")] for name in sorted(families())]
 
 
 @contextmanager

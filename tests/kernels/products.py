@@ -145,11 +145,11 @@ def mended_interpreter():
 
     run_step = steps.run_step
 
-    def step_run(step, memories):
+    def step_run(step, memories, **named):
         if isinstance(step, Gemm):
             multiply(step, memories)
         else:
-            run_step(step, memories)
+            run_step(step, memories, **named)
 
     interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot = patched, multiplied
     steps.run_step = step_run
