@@ -6,7 +6,7 @@ from jitinfer.cache import Cache
 from jitinfer.engines.making import foreign_families
 from jitinfer.graph import Builder, ops
 from jitinfer.kernels import catalogue
-from jitinfer.kernels.family import Config, Family
+from jitinfer.kernels.family import Candidate, Config, Family
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering.models import ModelMaker
@@ -25,6 +25,9 @@ class Narrow(Family):
 
     def configs(self, node, target):
         return [Config.of(width=16)]
+
+    def launches(self, node, config, target):
+        return Candidate(())
 
 
 class Wide(Narrow):
