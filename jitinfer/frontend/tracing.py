@@ -23,6 +23,7 @@ from jitinfer.frontend.translator import (
     current_sources_only,
     distinct_names,
     methods_kept,
+    own_lines,
     quiet_translator,
     refresh_translations,
 )
@@ -121,6 +122,7 @@ def trace(
         quiet_translator(),
         current_sources_only(),
         methods_kept(),
+        own_lines(),
         distinct_names(tensors),
         paddle.no_grad(),
     ):

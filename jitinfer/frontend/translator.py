@@ -2,7 +2,7 @@
 
 The translator copies a function's globals, closure and defaults when it first sees it, and cannot use tensors that a
 lambda, or a function without source, takes from them. It translates a method anew for each call, which is most of the
-time of a trace. All of that is mended here, for the time of one trace.
+time of a trace, and takes functions of equal text for one. All of that is mended here, for the time of one trace.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _CODES: weakref.WeakKeyDictionary[types.FunctionType, types.CodeType] = weakref.WeakKeyDictionary()
 """What was the code of a function, as a method, when it was translated."""
+
+_TREES: dict[tuple[str, int], dict[str, Any]] = {}
+"""Of functions by where they stand: what the translator made of their texts."""
 
 
 def refresh_translations() -> None:
@@ -110,6 +113,29 @@ def current_sources_only() -> Iterator[None]:
         yield
     finally:
         program_translator.func_to_source_code = original
+
+
+@contextmanager
+def own_lines() -> Iterator[None]:
+    """Let each function have its own lines, where the translator gives those of the first one of equal text."""
+    cache = program_translator.FunctionCache
+    original = cache._convert
+
+    def converted(self: Any, function: Any) -> Any:
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        place = ("", 0) if code is None else (code.co_filename, code.co_firstlineno)
+        trees = self._code_to_ast_caches
+        self._code_to_ast_caches = _TREES.setdefault(place, {})
+        try:
+            return original(self, function)
+        finally:
+            self._code_to_ast_caches = trees
+
+    cache._convert = converted
+    try:
+        yield
+    finally:
+        cache._convert = original
 
 
 @contextmanager

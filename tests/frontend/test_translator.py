@@ -86,3 +86,24 @@ def test_a_method_that_is_replaced_is_translated_anew(translations, monkeypatch,
     layer = Stack(3)
     require_right(layer)
     assert numpy.allclose(layer(paddle.to_tensor([1.0])).numpy(), [3.0 * (1.0 - 0.0 - 1.0) - 2.0])
+
+
+class Twin(paddle.nn.Layer):
+    def forward(self, x):
+        return paddle.nn.functional.silu(x)
+
+
+class OtherTwin(paddle.nn.Layer):
+    def forward(self, x):
+        return paddle.nn.functional.silu(x)
+
+
+def test_functions_of_equal_text_have_their_own_lines():
+    places = set()
+    for kind in (Twin, OtherTwin):
+        found = imported(kind().forward, {"x": paddle.to_tensor([1.0, 2.0])}, layer=None)
+        (node,) = (node for node in found.graph.nodes if node.op.name == "silu")
+        line = kind.forward.__code__.co_firstlineno + 1
+        assert str(node.origin).endswith(f"test_translator.py:{line}")
+        places.add(str(node.origin))
+    assert len(places) == 2
