@@ -124,6 +124,15 @@ def require_right(node, actual, arrays):
     assert error.max() <= tolerance(node)
 
 
+def check_by_all(families, node, where, interpreted, on_device, least=1):
+    """Checks the node with each of the families that supports it, `least` or more, where: "interpreted" or "device"."""
+    target, check = (TARGET, interpreted) if where == "interpreted" else (device_target(), on_device)
+    able = [family for family in families if family.supports(node, target)]
+    assert len(able) >= least
+    for family in able:
+        check(family, node)
+
+
 @contextlib.contextmanager
 def mended_interpreter():
     """Triton's interpreter multiplies the bits of bfloat16 numbers, and asks NumPy for the number in an array of one

@@ -4,7 +4,7 @@ import numpy
 import pytest
 from convolved import arrays_of, check, check_on_device, convolution
 from gpu import GPU_MARKS, device_target, needs_gpu
-from products import TARGET, interpretable, mended_interpreter
+from products import TARGET, check_by_all, interpretable, mended_interpreter
 
 from jitinfer.graph import op_named
 from jitinfer.kernels import Config, Target, families_for
@@ -30,14 +30,7 @@ def require(request):
     """Checks the node with every family that supports it."""
 
     def run(node, families=FAMILIES):
-        target = TARGET if request.param == "interpreted" else device_target()
-        able = [family for family in families if family.supports(node, target)]
-        assert able
-        for family in able:
-            if request.param == "interpreted":
-                check(family, node)
-            else:
-                check_on_device(family, node)
+        check_by_all(families, node, request.param, check, check_on_device)
 
     return run
 

@@ -2,7 +2,7 @@
 
 import pytest
 from gpu import PROBLEM, device_target, needs_gpu
-from products import TARGET, check, check_on_device, linear, matmul
+from products import TARGET, check, check_by_all, check_on_device, linear, matmul
 
 from jitinfer.graph import View, op_named
 from jitinfer.kernels import Target, families_for
@@ -25,14 +25,7 @@ def require(request):
     """Checks the node with every family that supports it."""
 
     def run(node, least=1):
-        target = TARGET if request.param == "interpreted" else device_target()
-        able = [family for family in FAMILIES if family.supports(node, target)]
-        assert len(able) >= least
-        for family in able:
-            if request.param == "interpreted":
-                check(family, node)
-            else:
-                check_on_device(family, node)
+        check_by_all(FAMILIES, node, request.param, check, check_on_device, least)
 
     return run
 
