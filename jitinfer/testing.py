@@ -13,6 +13,7 @@ import numpy
 
 from jitinfer.graph import Builder, Graph, Tensor, evaluate
 from jitinfer.graph.op import Kind
+from jitinfer.graph.rounding import BITS, SIGMAS
 from jitinfer.graph.types import FLOATING, INTEGRAL, TensorType, numpy_dtype
 from jitinfer.passes import run_passes
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Array = numpy.ndarray
-
-_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 3}
-_SIGMAS = 4.0
-"""Rounding errors add up like a random walk; this many standard deviations are let pass."""
 
 
 def random_array(kind: TensorType, seed: int) -> Array:
@@ -234,10 +231,10 @@ def rounding(graph: Graph) -> float:
             depth, terms = depth + 1, terms + math.ceil(flops / size)
         chains.update((value, (depth, terms)) for value in node.outputs)
     dtypes = {value.dtype for value in _values(graph)} & FLOATING
-    bits = min((_BITS[dtype] for dtype in dtypes), default=53)
-    accumulator = 53 if dtypes <= {"float64"} else _BITS["float32"]
+    bits = min((BITS[dtype] for dtype in dtypes), default=53)
+    accumulator = 53 if dtypes <= {"float64"} else BITS["float32"]
     depth, terms = (max((each[position] for each in chains.values()), default=0) for position in (0, 1))
-    return _SIGMAS * math.hypot(math.sqrt(max(depth, 1)) * 2.0**-bits, math.sqrt(max(terms, 1)) * 2.0**-accumulator)
+    return SIGMAS * math.hypot(math.sqrt(max(depth, 1)) * 2.0**-bits, math.sqrt(max(terms, 1)) * 2.0**-accumulator)
 
 
 def _values(graph: Graph) -> Iterator[Any]:

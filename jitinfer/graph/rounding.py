@@ -12,7 +12,7 @@ from jitinfer.graph.op import Kind
 if TYPE_CHECKING:
     from jitinfer.graph.node import Node
 
-BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 3}
 """Of the significand, the hidden one included."""
 SIGMAS = 4.0
 """Rounding errors add up like a random walk; this many standard deviations are let pass."""
