@@ -2,9 +2,10 @@
 
 Paddle's own counter (`Tensor.inplace_version`) misses `set_value`, `set_state_dict`, `copy_` and the optimisers, which
 write into the same memory. So each call compares, for every weight, the address and the counter, and its bytes at a
-fixed set of places: all of a small tensor, a sample of a large one. A load, a LoRA merge or an optimiser's step changes
-nearly every value, and is seen at once. An edit of a few elements that avoids the counter and the sample is found by
-the full check that runs along, a slice at every call; `refresh_weights` takes it over immediately.
+fixed set of places: all of a small tensor, a sample of a large one, a third of it at a call. A load, a LoRA merge or
+an optimiser's step changes nearly every value, and is seen at once. An edit of a few elements that avoids the counter
+and the sample is found by the full check that runs along, a slice at every call; `refresh_weights` takes it over
+immediately.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from jitinfer.graph.cost import flops
 from jitinfer.lowering.choice import kernel_text
 from jitinfer.lowering.node_check import disagreement, failure_of
 
@@ -54,7 +55,7 @@ def trusted(
         kernel_text(node, rival.family, rival.config),
         found,
     )
-    faults = _by_reference(node, of, arrays()) if _affordable(node) else _by_majority(node, of, len(ranked))
+    faults = _by_reference(node, of, arrays()) if flops(node) <= MOST_FLOPS else _by_majority(node, of, len(ranked))
     for position, choice in enumerate(ranked):
         fault = faults(position)
         if not fault:
@@ -62,11 +63,6 @@ def trusted(
         logger.warning("%s is left out: %s", kernel_text(node, choice.family, choice.config), fault)
     logger.warning("%s is taken all the same: there is no other", kernel_text(node, first.family, first.config))
     return first
-
-
-def _affordable(node: Node) -> bool:
-    results = [value.type for value in node.outputs]
-    return node.op.flops(node.input_types(), results, **node.attributes) <= MOST_FLOPS
 
 
 def _by_reference(

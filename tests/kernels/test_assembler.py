@@ -71,10 +71,15 @@ def test_without_any_the_error_says_what_to_install(monkeypatch):
         assembler()
 
 
-def test_its_version_is_part_of_every_key(named):
-    family, target = BlockAttention(), Target.named(90)
-    node = packed_node(1, 64, 1, 64, "bfloat16")
+def attention_for(target):
+    """A kernel to be compiled."""
+    family, node = BlockAttention(), packed_node(1, 64, 1, 64, "bfloat16")
     (source,) = specializations(family.launches(node, family.configs(node, target)[0], target))
+    return source
+
+
+def test_its_version_is_part_of_every_key(named):
+    source = attention_for(Target.named(90))
     digests = []
     for version in ("13.3.73", "13.4.92"):
         named(f"V{version}")
@@ -84,9 +89,8 @@ def test_its_version_is_part_of_every_key(named):
 
 def test_what_else_is_named_in_the_environment_changes_no_code(monkeypatch):
     """It is not in the key."""
-    family, target = BlockAttention(), Target.named(80)
-    node = packed_node(1, 64, 1, 64, "bfloat16")
-    (source,) = specializations(family.launches(node, family.configs(node, target)[0], target))
+    target = Target.named(80)
+    source = attention_for(target)
     codes = []
     for options in ("", "--maxrregcount=32"):
         monkeypatch.setenv("PTXAS_OPTIONS", options)
