@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy
 
-from jitinfer.runtime import device, driver
+from jitinfer.runtime import device, device_copies, driver
 
 EVENT = 2.0
 FAULT = 0xEE
@@ -289,6 +289,18 @@ class FakeDriver:
 
         return self._do(run, config.hStream, kernel=True, early=early)
 
+    def cuLaunchKernel(self, function, *launch):
+        """Of the kernel that copies: moves of three numbers, one for each block of the grid's second dimension."""
+        assert function == b"copy_moves"
+        (blocks, count, *_), (threads, *_), (_, stream, arguments, _) = launch[:3], launch[3:6], launch[6:]
+        assert blocks > 0
+        assert 0 < threads <= 1024
+        moves = ctypes.c_uint64.from_address(arguments).value
+        numbers = (ctypes.c_uint64 * (3 * count)).from_address(moves)
+        for at in range(0, 3 * count, 3):
+            self._move_within(*numbers[at : at + 3], stream)
+        return (OK,)
+
     def cuPointerGetAttribute(self, attribute, address):
         return OK, 0
 
@@ -344,12 +356,14 @@ class FakeDriver:
 
     cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoH = cuMemcpyDtoD = cuMemcpyHtoD = _move
 
-    def cuMemcpyDtoDAsync(self, destination, source, nbytes, stream=0):
+    def _move_within(self, destination, source, nbytes, stream=0):
         def copy():
             self.lost |= ctypes.string_at(source, min(nbytes, TRAP.nbytes)) == TRAP.tobytes()
             self._spend(nbytes, ctypes.memmove, destination, source)
 
         return self._do(copy, stream)
+
+    cuMemcpyDtoDAsync = _move_within
 
     def cuMemsetD8Async(self, destination, value, nbytes, stream=0):
         if self.fail == "fill":
@@ -407,7 +421,7 @@ def installed(monkeypatch):
 
 
 def _forget():
-    for cached in (device._device, device._primary_context):
+    for cached in (device._device, device._primary_context, device_copies._kernel):
         cached.cache_clear()
     if "jitinfer.engines.lost_device" in sys.modules:  # which needs Paddle
         sys.modules["jitinfer.engines.lost_device"].forget()

@@ -9,6 +9,7 @@ import numpy
 from jitinfer.errors import ArgumentError
 from jitinfer.graph.types import dtype_name, numpy_dtype
 from jitinfer.runtime.arrays import host_array
+from jitinfer.runtime.device_copies import DeviceCopies
 from jitinfer.runtime.driver import bound, call
 from jitinfer.runtime.plan import aligned
 from jitinfer.runtime.producers import UNKNOWN, Place, producer_of
@@ -16,6 +17,7 @@ from jitinfer.runtime.producers import UNKNOWN, Place, producer_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from jitinfer.runtime.device_copies import Move
     from jitinfer.runtime.resources import Resources
     from jitinfer.runtime.turns import Turns
 
@@ -46,7 +48,7 @@ class Inputs:
         self._kept: list[object] = []
         self._record = bound("cuEventRecord")
         self._wait = bound("cuStreamWaitEvent")
-        self._copy = bound("cuMemcpyDtoDAsync", step="copying the inputs")
+        self._copies = DeviceCopies(resources.device.index)
 
     def give(self, inputs: Sequence[Any], stream: int, *, settle: bool = False) -> list[int]:
         """Queues the copies into `stream`, behind what makes the inputs, once all of them are found to fit.
@@ -60,7 +62,7 @@ class Inputs:
         places = self._places
         if len(inputs) != len(places):
             raise ArgumentError(f"the plan takes {len(places)} inputs, not {len(inputs)}")
-        moves: list[tuple[int, int, int]] = []
+        moves: list[Move] = []
         on_host: list[tuple[Place, Array]] = []
         if self._kept:
             self._release()
@@ -89,8 +91,8 @@ class Inputs:
                 (in_place if address == place.address else copied_from).add(origin)
         if copied_from or in_place:
             self._after(copied_from | in_place, stream, settle=settle)
-        for destination, source, nbytes in moves:
-            self._copy(destination, source, nbytes, stream)
+        if moves:
+            self._copies.queue(moves, stream)
         copied_from.discard(UNKNOWN)
         in_place.discard(UNKNOWN)
         if copied_from:

@@ -167,7 +167,7 @@ def test_what_lies_in_place_is_not_copied_and_its_stream_waits_for_the_end(cuda,
     tensors = [torch.Tensor(each, data_ptr=lambda at=at: at) for each, at in zip(given, places, strict=True)]
     cuda.recorded.clear()
     cuda.waited.clear()
-    monkeypatch.setattr(executor._inputs, "_copy", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(executor._inputs._copies, "queue", lambda *_: pytest.fail("copied"))
     require_same(found(executor.enqueue(tensors, OURS)), given)
     finished, ordered = executor._turns._event, executor._inputs._ordered
     assert cuda.waited == [(OURS, finished), (OURS, ordered), (TORCH_STREAM, finished)]
