@@ -7,9 +7,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.errors import DeviceError
-from jitinfer.runtime.driver import call, driver
+from jitinfer.runtime.driver import bound, call, driver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 
@@ -58,8 +59,8 @@ class _Current:
         self._index = index
 
     def __enter__(self) -> None:
-        context = _primary_context(self._index)
-        self._pushed = int(call("cuCtxGetCurrent")) != int(context)
+        context, handle, current = _primary_context(self._index)
+        self._pushed = int(current()) != handle
         if self._pushed:
             call("cuCtxPushCurrent", context)
 
@@ -104,6 +105,10 @@ def _device(index: int) -> Device:
 
 
 @cache
-def _primary_context(index: int) -> Any:
-    """Retained for the life of the process: releasing it would end everyone's work on the device."""
-    return call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", index))
+def _primary_context(index: int) -> tuple[Any, int, Callable[[], Any]]:
+    """It, its handle, and what tells the current one; looked up once, for what happens at each call.
+
+    Retained for the life of the process: releasing it would end everyone's work on the device.
+    """
+    context = call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", index))
+    return context, int(context), bound("cuCtxGetCurrent")

@@ -66,17 +66,18 @@ def call(name: str, *arguments: Any, step: str = "") -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def bound(name: str, step: str = "") -> Callable[..., None]:
-    """`name` of the driver's functions that have no result, looked up once: for what happens at each call.
+def bound(name: str, step: str = "") -> Callable[..., Any]:
+    """`name` of the driver's functions, of one result or none, looked up once: for what happens at each call.
 
     It raises DeviceError as `call` does.
     """
     function = getattr(driver(), name)
 
-    def invoke(*arguments: Any) -> None:
-        (code,) = function(*arguments)
-        if code:
-            raise _failure(name, step, code)
+    def invoke(*arguments: Any) -> Any:
+        found = function(*arguments)
+        if found[0]:
+            raise _failure(name, step, found[0])
+        return found[1] if len(found) > 1 else None
 
     return invoke
 

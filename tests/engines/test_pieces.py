@@ -18,6 +18,7 @@ from jitinfer.engines.protocol import Request
 from jitinfer.engines.stages import Stages
 from jitinfer.errors import EngineError, UnsupportedOpError
 from jitinfer.frontend import partition
+from jitinfer.frontend.partition import FLOPS_FOR_A_BYTE
 from jitinfer.frontend.tracing import trace, type_of
 from jitinfer.frontend.translator import translated_root
 from jitinfer.graph import evaluate
@@ -402,7 +403,7 @@ def test_pieces_are_neither_saved_nor_profiled(tmp_path):
 )
 @pytest.mark.usefixtures("stand_in")
 def test_where_nothing_worth_it_is_left_all_runs_dynamically(function, reason, monkeypatch, caplog):
-    monkeypatch.setattr(partition, "FLOPS_FOR_A_BYTE", 40)
+    monkeypatch.setattr(partition, "FLOPS_FOR_A_BYTE", FLOPS_FOR_A_BYTE)
     fast = on_cuda(function)
     x = paddle.randn([4, 4])
     with caplog.at_level(logging.WARNING, "jitinfer"):
@@ -500,10 +501,21 @@ def test_a_sentence_names_each_kind_once():
     )
 
 
-@needs_gpu
-@pytest.mark.parametrize("middle", [dropped, branch, opaque], ids=lambda middle: middle.__name__)
-def test_on_a_device(middle):
-    model = Model(middle, width=512, inner=16)
+class Deep(Model):
+    """With more layers on either side: they compute enough for what they read and write to be worth its way."""
+
+    def __init__(self, middle, width=512, inner=16):
+        super().__init__(middle, width, inner)
+        wide = [paddle.nn.Linear(width, width) for _ in range(4)]
+        self.first = paddle.nn.Sequential(*wide[:2], paddle.nn.GELU(), self.first)
+        self.last = paddle.nn.Sequential(self.last, paddle.nn.GELU(), *wide[2:])
+
+
+DEEP = pytest.mark.parametrize("middle", [dropped, branch, opaque], ids=lambda middle: middle.__name__)
+
+
+def require_deep(middle):
+    model = Deep(middle)
     x = paddle.randn([1024, 512])
     fast = on_cuda(model, fallback="paddle")
     paddle.seed(7)
@@ -513,3 +525,16 @@ def test_on_a_device(middle):
     paddle.seed(7)
     for result in results:
         assert_same(result, Model.forward(model, x), relative=1e-4)
+
+
+@DEEP
+@pytest.mark.usefixtures("stand_in")
+def test_what_computes_much_stays_on_the_device(monkeypatch, middle):
+    monkeypatch.setattr(partition, "FLOPS_FOR_A_BYTE", FLOPS_FOR_A_BYTE)
+    require_deep(middle)
+
+
+@needs_gpu
+@DEEP
+def test_on_a_device(middle):
+    require_deep(middle)

@@ -81,6 +81,8 @@ def test_the_call_waits_for_what_makes_the_inputs(torch, executor, same):
 @needs_gpu
 def test_inputs_may_be_overwritten_and_freed_afterwards(torch, executor):
     given = [on_device(torch, each) for each in arrays(2)]
+    for each in [*given, torch.zeros(1 << 16, device="cuda")]:
+        each.clone().zero_()  # loads torch's kernels, which may take longer than the sleep
     torch.cuda.synchronize()
     ours = torch.cuda.Stream()
     with torch.cuda.stream(ours):
