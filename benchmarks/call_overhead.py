@@ -38,7 +38,7 @@ def microseconds(function: Callable[[], Any], repeats: int = 3000, rounds: int =
 
 def weights_microseconds(rounds: int = 60) -> float:
     """The median."""
-    weights = Weights(DiT(28, 1152, 16, 32).parameters())
+    weights = Weights(DiT(28, 1152, 16, 32, shared=True).parameters())
     weights.remember()
     others, times = paddle.randn([1 << 24]), []
     for _ in range(rounds):

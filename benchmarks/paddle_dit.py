@@ -1,10 +1,11 @@
 """A DiT in Paddle, sampled in a loop with the CUDA engine; the CPU build of Paddle is enough.
 
     python benchmarks/paddle_dit.py [--depth 28] [--width 1152] [--heads 16] [--size 32] [--steps 25]
-        [--engine cuda] [--precision bfloat16]
+        [--engine cuda] [--precision bfloat16] [--shared]
 
-Prints the first call (traced, compiled, compared with the dynamic model), a call, and the loop with what Paddle
-computes between the calls, the median of several loops.
+Each block embeds timestep and label anew, as in ppdiffusers; with --shared that is done once, as in the paper. Prints
+the first call (traced, compiled, compared with the dynamic model), a call, and the loop with what Paddle computes
+between the calls, the median of several loops.
 """
 
 import argparse
@@ -44,27 +45,40 @@ class Block(nn.Layer):
         return x + gate_2 * self.down(nn.functional.gelu(self.up(y), approximate=True))
 
 
+class Embedding(nn.Layer):
+    """Timestep and label."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.time_1, self.time_2 = nn.Linear(256, width), nn.Linear(width, width)
+        self.labels = nn.Embedding(1001, width)
+
+    def forward(self, t, y):
+        frequencies = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
+        angles = t.unsqueeze(1).astype("float32") * frequencies
+        embedded = paddle.concat([angles.cos(), angles.sin()], axis=-1)
+        return self.time_2(nn.functional.silu(self.time_1(embedded))) + self.labels(y)
+
+
 class DiT(nn.Layer):
-    def __init__(self, depth, width, heads, size):
+    """shared: timestep and label are embedded once; otherwise by each block."""
+
+    def __init__(self, depth, width, heads, size, *, shared=False):
         super().__init__()
         self.size = size
         self.patches = nn.Conv2D(4, width, 2, 2)
         self.places = self.create_parameter([1, (size // 2) ** 2, width], default_initializer=nn.initializer.Normal())
-        self.time_1, self.time_2 = nn.Linear(256, width), nn.Linear(width, width)
-        self.labels = nn.Embedding(1001, width)
+        self.embeddings = nn.LayerList([Embedding(width) for _ in range(1 if shared else depth)])
         self.blocks = nn.LayerList([Block(width, heads) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, epsilon=1e-6, weight_attr=False, bias_attr=False)
         self.last_modulation, self.last = nn.Linear(width, 2 * width), nn.Linear(width, 32)
 
     def forward(self, x, t, y):
         x = self.patches(x).flatten(2).transpose([0, 2, 1]) + self.places
-        frequencies = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
-        angles = t.unsqueeze(1).astype("float32") * frequencies
-        embedded = paddle.concat([angles.cos(), angles.sin()], axis=-1)
-        c = self.time_2(nn.functional.silu(self.time_1(embedded))) + self.labels(y)
-        for block in self.blocks:
-            x = block(x, c)
-        shift, scale = self.last_modulation(nn.functional.silu(c)).unsqueeze(1).chunk(2, axis=-1)
+        conditions = [embedding(t, y) for embedding in self.embeddings]
+        for number, block in enumerate(self.blocks):
+            x = block(x, conditions[number % len(conditions)])
+        shift, scale = self.last_modulation(nn.functional.silu(conditions[0])).unsqueeze(1).chunk(2, axis=-1)
         x = self.last(self.norm(x) * (1 + scale) + shift)
         side = self.size // 2
         x = x.reshape([x.shape[0], side, side, 2, 2, 8]).transpose([0, 5, 1, 3, 2, 4])
@@ -77,9 +91,10 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--engine", default="cuda")
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--shared", action="store_true")
     given = parser.parse_args()
     paddle.seed(0)
-    model = DiT(given.depth, given.width, given.heads, given.size)
+    model = DiT(given.depth, given.width, given.heads, given.size, shared=given.shared)
     model.eval()
     compiled = jitinfer.inference(
         DiT.forward, engine=given.engine, precision_mode=given.precision, fallback="error"

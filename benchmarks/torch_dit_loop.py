@@ -1,7 +1,7 @@
 """The loop of `paddle_dit.py` in torch on a GPU, eager and compiled: the host's time included.
 
     python benchmarks/torch_dit_loop.py [--depth 28] [--width 1152] [--heads 16] [--size 32] [--steps 25]
-        [--precision bfloat16]
+        [--precision bfloat16] [--shared]
 
 Once with everything on the device, and once with the latents on the host between the steps, where the CPU build of
 Paddle has them. Prints a step and the loop, the median of several loops; the last line of each is the best way.
@@ -47,9 +47,10 @@ def main():
     for name, value in (("depth", 28), ("width", 1152), ("heads", 16), ("size", 32), ("steps", 25)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--shared", action="store_true")
     given = parser.parse_args()
     with torch.device("cuda"):
-        model = DiT(given.depth, given.width, given.heads, given.size, shared=True)
+        model = DiT(given.depth, given.width, given.heads, given.size, shared=given.shared)
     model = model.to(getattr(torch, given.precision)).eval()
     for on_host in (False, True):
         print("latents on the host" if on_host else "latents on the device")
