@@ -7,6 +7,7 @@ each call. `bare` is cuGraphLaunch of the same graph. Microseconds, median and 9
 """
 
 import argparse
+import importlib.util
 import statistics
 import time
 
@@ -60,6 +61,22 @@ def measured(call, repeats):
     return statistics.median(costs), statistics.quantiles(costs, n=10)[-1]
 
 
+def cupy_calls(executor, tensors, stream):
+    """Where CuPy is."""
+    if importlib.util.find_spec("cupy") is None:
+        return {}
+    import cupy
+
+    arrays = [cupy.asarray(each) for each in tensors]
+    ours = cupy.cuda.ExternalStream(stream.cuda_stream)
+
+    def call():
+        with ours:
+            executor.enqueue(arrays, ours.ptr)
+
+    return {"CuPy, same stream": call}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=200)
@@ -85,6 +102,7 @@ def main():
                 torch.from_dlpack(each) for each in executor.enqueue(tensors, handle)
             ],
         }
+        calls |= cupy_calls(plain, floats, stream)
         figures = {name: measured(call, arguments.repeats) for name, call in calls.items()}
     print(f"{torch.cuda.get_device_name()}, {arguments.steps} steps, us{'':10} median      p90  above bare")
     for name, (median, most) in figures.items():
