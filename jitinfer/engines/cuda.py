@@ -21,6 +21,7 @@ from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
 from jitinfer.errors import DeviceError, DeviceLostError, EngineError, JitinferError, UnsupportedOpError
+from jitinfer.lowering.fault import ModelFaultError
 from jitinfer.runtime import Device, model_file
 from jitinfer.runtime.model import Session, Shared
 
@@ -179,17 +180,18 @@ class CudaExecutable:
     def _loaded(self, graph: Graph, parameters: tuple[int, ...]) -> Session:
         """A graph after its passes, ready to run; parameters: which of the program's are its weights."""
         request = self._request
+        weights = [self._weights[position] for position in parameters]
         started = time.perf_counter()
         try:
             model = maker_for(request, self._device, self._recipe.excluded).model(graph)
             shared = self._shared.get(parameters) or Shared(self._device)
         except DeviceLostError as error:
-            raise explained(error, request, self._device, self._recipe.excluded) from error
+            suspect = Suspect(graph, error.model, weights) if isinstance(error, ModelFaultError) else None
+            raise explained(error, request, self._device, self._recipe.excluded, suspect) from error
         self._note_faults(graph)
         lowered = time.perf_counter()
 
         shared = self._shared.setdefault(parameters, shared)
-        weights = [self._weights[position] for position in parameters]
         session = WatchedSession(model, weights, self._device, shared, self._explanation(graph, parameters))
         self._readers.setdefault(parameters, session)
         logger.info(
