@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy
 
-from jitinfer.runtime import device, driver
+from jitinfer.runtime import device, driver, loss
 
 EVENT = 2.0
 FAULT = 0xEE
@@ -409,5 +409,4 @@ def installed(monkeypatch):
 def _forget():
     for cached in (device._device, device._primary_context):
         cached.cache_clear()
-    if "jitinfer.engines.lost_device" in sys.modules:  # which needs Paddle
-        sys.modules["jitinfer.engines.lost_device"].forget()
+    loss.forget()

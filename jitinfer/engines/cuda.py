@@ -15,7 +15,7 @@ from jitinfer.engines.cuda_needs import missing
 from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.kernel_check import on_device
-from jitinfer.engines.lost_device import Suspect, WatchedSession, explained, require_device
+from jitinfer.engines.lost_device import Suspect, explained
 from jitinfer.engines.making import maker_for
 from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
@@ -23,18 +23,20 @@ from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_
 from jitinfer.errors import DeviceError, DeviceLostError, EngineError, JitinferError, UnsupportedOpError
 from jitinfer.lowering.fault import ModelFaultError
 from jitinfer.runtime import Device, model_file
+from jitinfer.runtime.loss import require_device
 from jitinfer.runtime.model import Session, Shared
+from jitinfer.runtime.watched import WatchedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from jitinfer.engines.lost_device import Explanation
     from jitinfer.engines.protocol import Request
     from jitinfer.engines.stages import History
     from jitinfer.graph import Graph
     from jitinfer.runtime.executor import Run
     from jitinfer.runtime.model import Model
+    from jitinfer.runtime.watched import Explanation
 
 logger = logging.getLogger("jitinfer.engines")
 
@@ -192,7 +194,8 @@ class CudaExecutable:
         lowered = time.perf_counter()
 
         shared = self._shared.setdefault(parameters, shared)
-        session = WatchedSession(model, weights, self._device, shared, self._explanation(graph, parameters))
+        explanation = self._explanation(graph, parameters)
+        session = WatchedSession(model, weights, self._device, explanation, shared=shared)
         self._readers.setdefault(parameters, session)
         logger.info(
             "%s: a plan of %d steps in %.2f s, loaded in %.2f s",

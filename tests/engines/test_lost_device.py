@@ -20,9 +20,8 @@ from sessions import MODEL, session_of
 
 import jitinfer
 from jitinfer.cache import Cache, cache_location
-from jitinfer.engines import cuda, pieces, retracing
+from jitinfer.engines import cuda, pieces
 from jitinfer.engines.faults import Faults
-from jitinfer.engines.retracing import retrace
 from jitinfer.errors import DeviceLostError, EngineError
 from jitinfer.frontend import partition
 from jitinfer.kernels import catalogue
@@ -31,8 +30,9 @@ from jitinfer.lowering import models
 from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.fault import KernelFaultError
 from jitinfer.lowering.lanes import Lanes
-from jitinfer.runtime import Copy, Device, Fill, Pointer
+from jitinfer.runtime import Copy, Device, Fill, Pointer, retracing
 from jitinfer.runtime.model_file import from_parts
+from jitinfer.runtime.retracing import retrace
 
 
 class Stray(Moves):
@@ -394,6 +394,27 @@ def test_other_functions_say_who_it_was(tmp_path, trapped, warnings_of):
     said = "the device was lost to this process when function ran: the kernel moves for "
     assert [said in each and "runs dynamically" in each for each in others] == [True, True]
     assert [each.partition(" (")[0].rpartition(".")[2] for each in others] == ["second", "fourth"]
+
+
+def test_saved_programs_and_functions_tell_each_other(tmp_path, trapped):
+    x, trap = trapped
+    path = str(tmp_path / "program")
+    with process():
+        fast = compiled(tmp_path)
+        fast(x)
+        fast.save(path)
+        loaded = jitinfer.load(path)
+        fast(trap)
+        with pytest.raises(DeviceLostError, match=r"this process when function ran: the kernel moves for .* did it"):
+            loaded.run([x.numpy()])
+        del fast, loaded
+    with process():
+        loaded = jitinfer.load(path)
+        with pytest.raises(DeviceLostError, match=r"^step 0, reshape \(\S+_device\.py:\d+.*\) loses the device: "):
+            loaded.run([trap.numpy()])
+        description = called(tmp_path / "other", x, of=lambda x: paddle.reshape(x, [6, 4]))[1]
+        assert f"the device was lost to this process when {path} ran: step 0, reshape (" in description
+        del loaded
 
 
 def test_the_engine_auto(tmp_path, warnings_of):
