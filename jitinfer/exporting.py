@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.engines.cuda_search import MOST_FLOPS, CudaRecipe, arrangement
+from jitinfer.engines.cuda_search import CudaRecipe, arrangement
 from jitinfer.engines.reference import ByNumpy
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of
@@ -13,6 +13,7 @@ from jitinfer.errors import EngineError, JitinferError, VerificationError
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, compile_graph
+from jitinfer.lowering.node_check import MOST_FLOPS
 from jitinfer.progress import progress
 from jitinfer.requests import request_of
 from jitinfer.runtime import model_file

@@ -201,7 +201,8 @@ class Options:
     side_streams: bool = option(
         True,
         _boolean,
-        "Let branches of a program run side by side on the device of the CUDA engine where that is estimated to pay.",
+        "Let branches of a program run side by side on the device of the CUDA engine where that is estimated to pay "
+        "and, unless `tune` is `off`, the device is not slower by it.",
     )
     device: int | None = option(
         None,

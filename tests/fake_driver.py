@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy
 
-from jitinfer.runtime import device, device_copies, driver
+from jitinfer.runtime import device, device_copies, driver, loss
 
 EVENT = 2.0
 FAULT = 0xEE
@@ -423,5 +423,4 @@ def installed(monkeypatch):
 def _forget():
     for cached in (device._device, device._primary_context, device_copies._kernel):
         cached.cache_clear()
-    if "jitinfer.engines.lost_device" in sys.modules:  # which needs Paddle
-        sys.modules["jitinfer.engines.lost_device"].forget()
+    loss.forget()

@@ -15,25 +15,28 @@ from jitinfer.engines.cuda_needs import missing
 from jitinfer.engines.cuda_search import CudaRecipe, CudaSearch, arrangement
 from jitinfer.engines.faults import Faults
 from jitinfer.engines.kernel_check import on_device
-from jitinfer.engines.lost_device import Suspect, WatchedSession, explained, require_device
+from jitinfer.engines.lost_device import Suspect, explained
 from jitinfer.engines.making import maker_for
 from jitinfer.engines.pieces import Composition, divide
 from jitinfer.engines.stages import Stages
 from jitinfer.engines.tensors import array_of, gpu_of, paddle_device, run_where_they_lie, tensor_of
 from jitinfer.errors import DeviceError, DeviceLostError, EngineError, JitinferError, UnsupportedOpError
+from jitinfer.lowering.fault import ModelFaultError
 from jitinfer.runtime import Device, model_file
+from jitinfer.runtime.loss import require_device
 from jitinfer.runtime.model import Session, Shared
+from jitinfer.runtime.watched import WatchedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from jitinfer.engines.lost_device import Explanation
     from jitinfer.engines.protocol import Request
     from jitinfer.engines.stages import History
     from jitinfer.graph import Graph
     from jitinfer.runtime.executor import Run
     from jitinfer.runtime.model import Model
+    from jitinfer.runtime.watched import Explanation
 
 logger = logging.getLogger("jitinfer.engines")
 
@@ -179,18 +182,20 @@ class CudaExecutable:
     def _loaded(self, graph: Graph, parameters: tuple[int, ...]) -> Session:
         """A graph after its passes, ready to run; parameters: which of the program's are its weights."""
         request = self._request
+        weights = [self._weights[position] for position in parameters]
         started = time.perf_counter()
         try:
             model = maker_for(request, self._device, self._recipe.excluded).model(graph)
             shared = self._shared.get(parameters) or Shared(self._device)
         except DeviceLostError as error:
-            raise explained(error, request, self._device, self._recipe.excluded) from error
+            suspect = Suspect(graph, error.model, weights) if isinstance(error, ModelFaultError) else None
+            raise explained(error, request, self._device, self._recipe.excluded, suspect) from error
         self._note_faults(graph)
         lowered = time.perf_counter()
 
         shared = self._shared.setdefault(parameters, shared)
-        weights = [self._weights[position] for position in parameters]
-        session = WatchedSession(model, weights, self._device, shared, self._explanation(graph, parameters))
+        explanation = self._explanation(graph, parameters)
+        session = WatchedSession(model, weights, self._device, explanation, shared=shared)
         self._readers.setdefault(parameters, session)
         logger.info(
             "%s: a plan of %d steps in %.2f s, loaded in %.2f s",

@@ -32,6 +32,7 @@ from jitinfer.errors import (
 from jitinfer.kernels.target import Target
 from jitinfer.lowering.arrangement import arranged
 from jitinfer.lowering.exclusion import Exclusion
+from jitinfer.lowering.node_check import MOST_FLOPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +46,6 @@ if TYPE_CHECKING:
     from jitinfer.runtime.device import Device
 
 logger = logging.getLogger("jitinfer.engines")
-
-MOST_FLOPS = 2e10
-"""Multiplications and additions up to which a graph is evaluated by NumPy as often as a bisection asks: about a second
-each time, by which ten tries cost less than one compilation."""
 
 _PACKAGES = ("triton", "nvidia-cuda-nvcc", "nvmath-python", "nvidia-cublas", "cuda-bindings")
 
@@ -175,7 +172,8 @@ class CudaSearch(GraphSearch[E, CudaRecipe]):
         return self.bisected(attempt, lambda recipe: failure_in(lambda: compared_on_device(recipe)))
 
     def _small(self) -> bool:
-        """Whether the program as it was traced is small enough to be evaluated by NumPy again and again."""
+        """Whether NumPy evaluates the program as it was traced soon enough to be asked again and again: ten times, as
+        in a bisection, cost less than one compilation."""
         try:
             plain = self._by_numpy.executable(self.start.without(*self.start.named))
             return plain.graph(self.request.inputs).flops <= MOST_FLOPS

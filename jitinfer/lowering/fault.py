@@ -1,4 +1,4 @@
-"""A kernel that does to the device what cannot be mended: after it, CUDA serves the process no more."""
+"""Who does to the device what cannot be mended: after it, CUDA serves the process no more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jitinfer.lowering.exclusion import Exclusion
 if TYPE_CHECKING:
     from jitinfer.graph.node import Node
     from jitinfer.kernels.family import Config
+    from jitinfer.runtime.model import Model
 
 
 class KernelFaultError(DeviceLostError):
@@ -33,3 +34,11 @@ class KernelFaultError(DeviceLostError):
     def of(node: Node, family: str, config: Config, error: DeviceLostError) -> KernelFaultError:
         """What `error` was, where these kernels computed `node` and nothing else ran."""
         return KernelFaultError(Exclusion(form_of(node), family, config), kernel_text(node, family, config), str(error))
+
+
+class ModelFaultError(DeviceLostError):
+    """The device is lost, and nothing but this model's plan ran, which the cache has; by one of its kernels."""
+
+    def __init__(self, model: Model, error: DeviceLostError) -> None:
+        super().__init__(str(error))
+        self.model = model

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
-from jitinfer.errors import PlanError
+from jitinfer.errors import DeviceLostError, PlanError
 from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
@@ -16,7 +17,9 @@ from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, Noted, form_of
 from jitinfer.lowering.compiled import compile_graph, nodes_by_plan
 from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
-from jitinfer.lowering.lower import located
+from jitinfer.lowering.fault import ModelFaultError
+from jitinfer.lowering.lane_timing import faster
+from jitinfer.lowering.lower import Outline, located
 from jitinfer.lowering.tuning import Tuner, with_digests
 from jitinfer.runtime.model_file import from_parts, to_parts
 
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 FAST_SECONDS = 20.0
 """After which `tune="fast"` takes the rest as the families guess it."""
 
+LANES_SECONDS = 2.0
+"""Of FAST_SECONDS, to compare two lanes with one, where there are branches that may run side by side."""
+
 FAST_OFFERS = 6
 """Kernels for one node that `tune="fast"` compiles and tries."""
 
@@ -46,8 +52,9 @@ class ModelMaker:
     """Makes models of graphs, after their passes, for `device`, and keeps them in `store`.
 
     tune: "off": as the families of kernels guess; "fast": some offers for each node are timed, within a limit of
-    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says. foreign: digests of the
-    families of kernels that are not this library's, by name: other code makes other models.
+    time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says; unless `tune` is "off",
+    two stay only where one is not faster on the device. foreign: digests of the families of kernels that are not this
+    library's, by name: other code makes other models.
     """
 
     device: Device
@@ -58,7 +65,9 @@ class ModelMaker:
     foreign: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, graph: Graph) -> Model:
-        """Raises UnsupportedOpError for a node that no kernel can compute."""
+        """Raises UnsupportedOpError for a node that no kernel can compute, KernelFaultError for an offer with which
+        the device is lost, ModelFaultError where it is lost by the whole plan, which the next process does not time.
+        """
         entry = self.store.get(self._key(graph))
         if entry is not None:
             try:
@@ -114,11 +123,22 @@ class ModelMaker:
         target = Target.of(self.device)
         with Compiler(target, self.store) as compiler:
             noted = Noted(self._chooser(compiler))
-            model, _ = compile_graph(graph, target, noted, self.lanes)
-        metadata, blobs = to_parts(model)
-        offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in noted.work]
-        self.store.put(self._key(graph), blobs, {**metadata, "offers": offers})
+            model, lowered = compile_graph(graph, target, noted, self.lanes)
+        if model.plan.lanes > 1 and self.tune != "off":
+            plain = Outline(graph, target).plan([choice for _, choice in lowered.work])
+            try:
+                plan = faster(model.plan, plain.plan, self.device, self._limit(LANES_SECONDS))
+            except DeviceLostError as error:
+                self._keep(graph, model, noted.work)
+                raise ModelFaultError(model, error) from error
+            model = dataclasses.replace(model, plan=plan)
+        self._keep(graph, model, noted.work)
         return model, noted.work
+
+    def _keep(self, graph: Graph, model: Model, work: Work) -> None:
+        metadata, blobs = to_parts(model)
+        offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in work]
+        self.store.put(self._key(graph), blobs, {**metadata, "offers": offers})
 
     def _key(self, graph: Graph) -> Key:
         return Key(
@@ -137,8 +157,19 @@ class ModelMaker:
     def _chooser(self, compiler: Compiler) -> Chooser:
         if self.tune == "off":
             return FirstThatCompiles(compiler, self.excluded)
-        limits: dict[str, Any] = {"seconds": FAST_SECONDS, "most": FAST_OFFERS} if self.tune == "fast" else {}
-        return Tuner(compiler, self.device, self.store, excluded=self.excluded, foreign=self.foreign, **limits)
+        return Tuner(
+            compiler,
+            self.device,
+            self.store,
+            seconds=self._limit(FAST_SECONDS - (LANES_SECONDS if self.lanes > 1 else 0.0)),
+            most=FAST_OFFERS if self.tune == "fast" else None,
+            excluded=self.excluded,
+            foreign=self.foreign,
+        )
+
+    def _limit(self, seconds: float) -> float:
+        """Of what is measured."""
+        return seconds if self.tune == "fast" else math.inf
 
 
 def _step(model: Model, plan: int, number: int) -> Step | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Array = Any
 
+MOST_FLOPS = 2e10
+"""Multiplications and additions, of a node or of a graph, up to which NumPy is asked for results: about a second."""
+
 _LEEWAY = 4.0
 """By how much a kernel may be less exact than the same op in float32 by NumPy: it adds up in another order."""
 

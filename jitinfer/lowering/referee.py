@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jitinfer.graph.cost import flops
 from jitinfer.lowering.choice import kernel_text
-from jitinfer.lowering.node_check import disagreement, failure_of
+from jitinfer.lowering.node_check import MOST_FLOPS, disagreement, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     Array = Any
 
 logger = logging.getLogger("jitinfer.lowering")
-
-MOST_FLOPS = 2e10
-"""Of a node that NumPy is asked for: about a second."""
 
 
 def trusted(

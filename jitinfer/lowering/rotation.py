@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
 from jitinfer.runtime.plan import Buffer, Plan, Pointer, aligned
-from jitinfer.runtime.samples import sample
-from jitinfer.runtime.weights import Weights
+from jitinfer.runtime.samples import sample, sampled
 
 if TYPE_CHECKING:
     from jitinfer.graph.node import Node, Value
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from jitinfer.lowering.choice import Choice
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.plan import Step
+    from jitinfer.runtime.weights import Weights
 
     Array = Any
 
@@ -38,12 +38,7 @@ class Rotation:
     def weights(self, device: Device) -> Weights:
         """Operands for all copies, as `sample` makes them."""
         types = {f"{name}_{copy}": value.type for value, name in self._operands.items() for copy in range(self.copies)}
-        weights = Weights.reserved(types, device)
-        for value, name in self._operands.items():
-            weights.update(f"{name}_0", sample(value.type))
-            for copy in range(1, self.copies):
-                weights.update(f"{name}_{copy}", weights[f"{name}_0"])
-        return weights
+        return sampled(types, device)
 
     def operands(self) -> list[Array | None]:
         """What each copy's operands are, for each input of the node."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.errors import DeviceError
+from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.runtime.driver import bound, call, driver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 
@@ -43,6 +44,17 @@ class Device:
     def current(self) -> AbstractContextManager[None]:
         """This device's primary context, the one that CUDA's runtime and the frameworks use, current in this thread."""
         return _Current(self.index)
+
+    @contextmanager
+    def telling_loss(self) -> Iterator[None]:
+        """What fails within because the device is lost raises DeviceLostError: libraries have words of their own."""
+        try:
+            yield
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            self.synchronize()
+            raise
 
     def synchronize(self) -> None:
         """Waits for all work on the device. Raises DeviceError where some of it failed."""

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitinfer.errors import DeviceError, DeviceLostError, JitinferError
+from jitinfer.errors import DeviceLostError, JitinferError
 from jitinfer.graph.types import TensorType
 from jitinfer.runtime import model_file, weight_file
 from jitinfer.runtime.arena import Arena
@@ -83,13 +83,8 @@ def _run(place: Path, say: Say) -> None:
         for entry, buffer in zip(request["inputs"], buffers, strict=True)
     ]
     device = Device.of(request["device"])
-    try:
+    with device.telling_loss():
         run_stepwise(model, weights, inputs, device, say)
-    except DeviceLostError:
-        raise
-    except DeviceError:
-        device.synchronize()  # libraries have words of their own for a device that is lost
-        raise
 
 
 def run_stepwise(

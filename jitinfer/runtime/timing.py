@@ -1,15 +1,16 @@
-"""How long a plan takes on a device, and what to make of several times."""
+"""How long plans take on a device, and what to make of several times."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jitinfer.errors import DeviceError, DeviceLostError
+from jitinfer.runtime.arena import Arena
 from jitinfer.runtime.driver import call
 from jitinfer.runtime.executor import Executor
 from jitinfer.runtime.resources import Resources
+from jitinfer.runtime.samples import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,17 +26,62 @@ def microseconds(plan: Plan, weights: Weights, device: Device, *, seconds: float
     seconds: of measuring, after two replays to warm up, each of which is waited for; at least `least` replays. Raises
     DeviceError; DeviceLostError where the plan loses the device, which had nothing else to do, whatever said so first.
     """
-    executor = Executor(plan, weights, device)
-    try:
-        with device.current():
-            return statistics.median(_times(executor, seconds, least))
-    except DeviceLostError:
-        raise
-    except DeviceError:
-        device.synchronize()  # libraries have words of their own for a device that is lost
-        raise
-    finally:
-        executor.close()
+    with device.telling_loss():
+        executor = Executor(plan, weights, device)
+        try:
+            with device.current():
+                return statistics.median(_times(executor, seconds, least))
+        finally:
+            executor.close()
+
+
+class InTurn:
+    """Several plans with the same weights, on memory that they share, ready to be timed one after the other.
+
+    Their inputs hold samples.
+    """
+
+    def __init__(self, plans: Sequence[Plan], weights: Weights, device: Device) -> None:
+        """Loads them and replays each twice. Raises DeviceError."""
+        self._device = device
+        self._executors: list[Executor] = []
+        self._resources = Resources(device)
+        self._load(plans, weights)
+
+    def round(self) -> tuple[float, ...]:
+        """Microseconds of a replay of each plan, by events on the device, which is busy with another replay of the same
+        plan when it is queued: how long the host takes to launch it does not count. Raises DeviceError.
+        """
+        return tuple(map(self._replay, self._executors))
+
+    def close(self) -> None:
+        """Gives the memory back, but for the weights. Idempotent."""
+        for executor in self._executors:
+            executor.close()
+        self._executors.clear()
+        self._resources.close()
+
+    def _load(self, plans: Sequence[Plan], weights: Weights) -> None:
+        arena = Arena(self._device)
+        for plan in plans:
+            executor = Executor(plan, weights, self._device, arena=arena)
+            self._executors.append(executor)
+            for held in executor.inputs:
+                fill(held)
+        with self._device.current():
+            self._stream = self._resources.stream()
+            self._events = [self._resources.event(timing=True) for _ in range(2)]
+        self.round()
+
+    def _replay(self, executor: Executor) -> float:
+        first, second = self._events
+        with self._device.current():
+            executor.enqueue(executor.inputs, self._stream)
+            call("cuEventRecord", first, self._stream)
+            executor.enqueue(executor.inputs, self._stream)
+            call("cuEventRecord", second, self._stream)
+            call("cuEventSynchronize", second, step="measuring")
+            return _elapsed(first, second)
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
@@ -62,7 +108,11 @@ def _times(executor: Executor, seconds: float, least: int) -> Sequence[float]:
             executor.enqueue([], stream)
             call("cuEventRecord", second, stream)
             call("cuEventSynchronize", second, step="measuring")
-            times.append(1e3 * float(call("cuEventElapsedTime", first, second)))
+            times.append(_elapsed(first, second))
         return times
     finally:
         resources.close()
+
+
+def _elapsed(first: Any, second: Any) -> float:
+    return 1e3 * float(call("cuEventElapsedTime", first, second))

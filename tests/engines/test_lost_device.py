@@ -6,6 +6,7 @@ Both this process and the one in which the plan is run again have such a driver;
 import contextlib
 import dataclasses
 import gc
+import importlib
 import re
 import threading
 
@@ -19,9 +20,8 @@ from sessions import MODEL, session_of
 
 import jitinfer
 from jitinfer.cache import Cache, cache_location
-from jitinfer.engines import cuda, pieces, retracing
+from jitinfer.engines import cuda, pieces
 from jitinfer.engines.faults import Faults
-from jitinfer.engines.retracing import retrace
 from jitinfer.errors import DeviceLostError, EngineError
 from jitinfer.frontend import partition
 from jitinfer.kernels import catalogue
@@ -29,8 +29,10 @@ from jitinfer.kernels.family import Candidate, Config
 from jitinfer.lowering import models
 from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.fault import KernelFaultError
-from jitinfer.runtime import Copy, Device, Fill, Pointer
+from jitinfer.lowering.lanes import Lanes
+from jitinfer.runtime import Copy, Device, Fill, Pointer, retracing
 from jitinfer.runtime.model_file import from_parts
+from jitinfer.runtime.retracing import retrace
 
 
 class Stray(Moves):
@@ -148,6 +150,35 @@ def test_an_offer_that_is_timed_is_named_and_the_next_process_leaves_it_out(tmp_
         told, description = called(tmp_path, tune="max", fallback="error")
     assert description == "CUDA, float32, fake, 1 steps"
     assert told.count("is left out: it lost the device once: ") == 2
+
+
+class StrayAlone(Stray):
+    """The only offer, which nobody times by itself."""
+
+    def configs(self, node, target):
+        return super().configs(node, target)[:1]
+
+
+def test_a_plan_of_two_lanes_that_is_timed(tmp_path, warnings_of, monkeypatch):
+    """It is run again step by step at once; the kernel is left out by the next process."""
+
+    def side_by_side(x):
+        return paddle.reshape(x, [-1]), paddle.reshape(x, [6, 4])
+
+    lower = importlib.import_module("jitinfer.lowering.lower")
+    monkeypatch.setattr(lower, "two_lanes", lambda work, target: Lanes((0, 1), ((), ()), (9.0, 1.0)))
+    monkeypatch.setattr(catalogue, "BUILT_IN", (StrayAlone(),))
+    x = paddle.randn([4, 6])
+    with process():
+        fast = compiled(tmp_path, side_by_side, tune="max")
+        for got, expected in zip(fast(x), side_by_side(x), strict=True):
+            assert_same(got, expected)
+        (fault,) = Faults(Cache(cache_location(str(tmp_path))), Device.of(0)).known()
+        del fast
+    assert fault.exclusion.family == "stray"
+    (warning,) = warnings_of()
+    assert re.search(KERNEL.format(0) + " loses the device: step 1, reshape .*CUDA_ERROR_ILLEGAL_ADDRESS", warning)
+    assert warning.endswith("The next process leaves it out")
 
 
 def test_ranks_that_find_the_same_at_once_leave_out_no_more_than_that(tmp_path):
@@ -363,6 +394,27 @@ def test_other_functions_say_who_it_was(tmp_path, trapped, warnings_of):
     said = "the device was lost to this process when function ran: the kernel moves for "
     assert [said in each and "runs dynamically" in each for each in others] == [True, True]
     assert [each.partition(" (")[0].rpartition(".")[2] for each in others] == ["second", "fourth"]
+
+
+def test_saved_programs_and_functions_tell_each_other(tmp_path, trapped):
+    x, trap = trapped
+    path = str(tmp_path / "program")
+    with process():
+        fast = compiled(tmp_path)
+        fast(x)
+        fast.save(path)
+        loaded = jitinfer.load(path)
+        fast(trap)
+        with pytest.raises(DeviceLostError, match=r"this process when function ran: the kernel moves for .* did it"):
+            loaded.run([x.numpy()])
+        del fast, loaded
+    with process():
+        loaded = jitinfer.load(path)
+        with pytest.raises(DeviceLostError, match=r"^step 0, reshape \(\S+_device\.py:\d+.*\) loses the device: "):
+            loaded.run([trap.numpy()])
+        description = called(tmp_path / "other", x, of=lambda x: paddle.reshape(x, [6, 4]))[1]
+        assert f"the device was lost to this process when {path} ran: step 0, reshape (" in description
+        del loaded
 
 
 def test_the_engine_auto(tmp_path, warnings_of):

@@ -11,8 +11,8 @@ from fake_driver import installed
 from gpu import needs_gpu
 from stray_program import outcome
 
-from jitinfer.engines import retracing
 from jitinfer.kernels import catalogue
+from jitinfer.runtime import retracing
 
 KERNEL = r"the kernel stray \(block=128\) for silu\(float32\[1000\]\) at \S+stray_program\.py:\d+"
 CALL = (

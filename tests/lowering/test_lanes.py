@@ -348,7 +348,8 @@ def test_on_a_device_branches_that_leave_room_take_their_time_side_by_side():
     with Compiler(target) as compiler:
         models = [compile_graph(graph, target, FirstThatCompiles(compiler), lanes)[0] for lanes in (1, 2)]
     assert [model.plan.lanes for model in models] == [1, 2]
-    weights = [random_array(value.type, seed) / 2048**0.5 for seed, value in enumerate(graph.parameters)]
+    weights = [random_array(value.type, seed) for seed, value in enumerate(graph.parameters)]
+    weights = [(each / 2048**0.5).astype(each.dtype) for each in weights]
     times = []
     for model in models:
         session = Session(model, weights, Device.of(0))

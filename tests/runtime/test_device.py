@@ -12,7 +12,7 @@ from jitinfer.runtime import Device, device_count, device_problem
 
 def test_nothing_of_cuda_or_triton_is_imported_before_it_is_used():
     code = (
-        "import sys, jitinfer.runtime, jitinfer.kernels\n"
+        "import sys, jitinfer.runtime, jitinfer.kernels, jitinfer.loading\n"
         "assert not {'cuda', 'nvmath', 'triton', 'torch', 'paddle'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,82 @@
+"""Whether two lanes are faster than one: what `lowering.lanes` estimates, by the device."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from jitinfer.errors import DeviceError, DeviceLostError, DeviceMemoryError
+from jitinfer.graph.types import TensorType
+from jitinfer.runtime.samples import sampled
+from jitinfer.runtime.timing import InTurn
+
+if TYPE_CHECKING:
+    from jitinfer.runtime.device import Device
+    from jitinfer.runtime.plan import Plan
+
+NOISE = 0.01
+"""The share of a plan's time by which another one has to be faster: medians of the same plan differ by less."""
+
+LEAST_ROUNDS = 5
+
+MEASURING_SECONDS = 0.2
+"""After which enough has been measured."""
+
+logger = logging.getLogger("jitinfer.lowering")
+
+
+def faster(laned: Plan, plain: Plan, device: Device, seconds: float = math.inf) -> Plan:
+    """`laned`, or `plain` where that takes less time by more than NOISE.
+
+    laned, plain: of the same graph with the same kernels, in two lanes and in one. They run on random numbers; the
+    weights are on the device once for both, beside whatever else is there. Where the memory or `seconds` do not
+    suffice, and where something fails, `laned` stays, and the log says so. Raises DeviceLostError.
+    """
+    deadline = time.perf_counter() + seconds
+    try:
+        with device.telling_loss():
+            rounds = _rounds(laned, plain, device, deadline)
+    except DeviceLostError:
+        raise
+    except DeviceMemoryError as error:
+        # The text, since whoever keeps the error keeps what its frames hold on the device.
+        logger.info("two lanes are taken as estimated, without comparing them with one: %s", str(error))
+        return laned
+    except DeviceError as error:
+        logger.warning("two lanes are taken as estimated, since comparing them with one failed: %s", str(error))
+        return laned
+    if len(rounds) < LEAST_ROUNDS:
+        logger.info("two lanes are taken as estimated: %.1f s are too little to compare them with one", seconds)
+        return laned
+    two, one = (statistics.median(times) for times in zip(*rounds, strict=True))
+    kept, word = (plain, "one is") if one < (1.0 - NOISE) * two else (laned, "two are")
+    logger.info("two lanes take %.1f us, one takes %.1f us: %s kept", two, one, word)
+    return kept
+
+
+def _rounds(laned: Plan, plain: Plan, device: Device, deadline: float) -> list[tuple[float, ...]]:
+    """Microseconds of both, as many times as fit in ahead of the deadline, or are enough."""
+    types = {buffer.name: TensorType(buffer.shape, buffer.dtype) for buffer in laned.weights}
+    weights = sampled(types, device, _spread)
+    rounds: list[tuple[float, ...]] = []
+    try:
+        plans = InTurn((laned, plain), weights, device)
+        try:
+            enough = time.perf_counter() + MEASURING_SECONDS
+            while (now := time.perf_counter()) < deadline and (len(rounds) < LEAST_ROUNDS or now < enough):
+                rounds.append(plans.round())
+        finally:
+            plans.close()
+    finally:
+        weights.close()
+    return rounds
+
+
+def _spread(kind: TensorType) -> float:
+    """By which products with weights of this type, in whatever order their axes are, grow no numbers that overflow."""
+    if len(kind.shape) < 2 or not kind.size:
+        return 1.0
+    return 1.0 / math.sqrt(max(kind.shape[0], kind.size // kind.shape[0]))
