@@ -82,7 +82,7 @@ def estimate(
     products; more warps fill that.
     """
     size = itemsize(problem.q.dtype)
-    qk_columns, v_columns = (sum(tiles) for tiles in problem.tiles(target, maps=False))
+    qk_columns, v_columns = (sum(tiles) for tiles in problem.tiles(target))
     columns = qk_columns + v_columns
     shared = (block_m * qk_columns + stages * block_n * columns) * size
     threads = 32 * warps

@@ -25,7 +25,6 @@ _MASKS = (*_FLOATING, "bool")
 _MAX_BATCH = 65535
 """What the third dimension of a grid may be."""
 
-_SWIZZLED_BYTES = 128
 _LARGEST_STEP = 2**31 // 1024
 """Elements from one position, or column, to the next, so that 32 bits count those of a block."""
 
@@ -120,14 +119,13 @@ class AttentionProblem:
         return (self.heads * self.q_len * row, row, self.q_len * row, 1)
 
     def has_tensor_maps(self, target: Target) -> bool:
-        """Whether keys and values can be fetched by tensor maps: 16-byte steps, and tiles of at most 128 bytes."""
-        qk_tiles, v_tiles = self.tiles(target, maps=True)
+        """Whether keys and values can be fetched by tensor maps: they want steps of multiples of 16 bytes."""
+        qk_tiles, v_tiles = self.tiles(target)
         return target.has_tma and _mapped(self.k, qk_tiles) and _mapped(self.v, v_tiles)
 
-    def tiles(self, target: Target, maps: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Widths of the tiles of q and k, and of those of v; maps: fetched by tensor maps, so of at most 128 bytes."""
-        widest = _SWIZZLED_BYTES // itemsize(self.q.dtype) if maps else MAX_HEAD
-        return tiles_of(self.head_dim, 16, widest), tiles_of(self.v_dim, self.least_tail(target), widest)
+    def tiles(self, target: Target) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Widths of the tiles of q and k, and of those of v."""
+        return tiles_of(self.head_dim, 16), tiles_of(self.v_dim, self.least_tail(target))
 
     def least_tail(self, target: Target) -> int:
         """Columns of v, at least, in a second tile.
@@ -139,17 +137,17 @@ class AttentionProblem:
         return 16 if together else 8
 
 
-def tiles_of(dim: int, least: int, widest: int = MAX_HEAD) -> tuple[int, int]:
+def tiles_of(dim: int, least: int) -> tuple[int, int]:
     """Two widths, powers of two, that cover `dim` columns with little to spare; the second 0 where one does as well.
 
-    least: the fewest columns that the second may have; widest: the most that the first should have.
+    least: the fewest columns that the second may have.
     """
     whole = triton.next_power_of_2(max(dim, 16))
     half = whole // 2
     if dim <= half or half < 16:
         return whole, 0
     rest = max(triton.next_power_of_2(dim - half), least)
-    return (half, rest) if half + rest < whole or whole > widest else (whole, 0)
+    return (half, rest) if half + rest < whole else (whole, 0)
 
 
 def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
@@ -161,7 +159,6 @@ def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
             step > 0 and step * size % 16 == 0 for step, dim in zip(steps, tensor.shape[:3], strict=True) if dim > 1
         )
         and tensor.pointer.pointer.offset % 16 == 0
-        and max(tiles) * size <= _SWIZZLED_BYTES
         and all(width * size >= 16 for width in tiles if width)
     )
 
@@ -185,7 +182,7 @@ def kernel_launch(
     packed: a program for each head of keys, otherwise for each block of queries of a head; shares: of the keys, each
     for a program of its own; partial: where those leave results and statistics.
     """
-    qk_tiles, v_tiles = problem.tiles(target, tma)
+    qk_tiles, v_tiles = problem.tiles(target)
     arguments: dict[str, KernelArgument] = {
         "q": problem.q.pointer,
         "scale": Scalar("f32", problem.scale * math.log2(math.e) if problem.folded else problem.scale),
@@ -259,5 +256,5 @@ def _tensor_map(tensor: Strided, rows: int, columns: int) -> TensorMap:
         tensor.shape,
         (*strides[:3], 1),
         (1, rows, 1, columns),
-        {128: 3, 64: 2, 32: 1, 16: 0}[row_bytes],
+        {128: 3, 64: 2, 32: 1, 16: 0}[min(row_bytes, 128)],
     )
