@@ -80,6 +80,14 @@ def test_attention_for_every_architecture(capability, compilers):
     assert config["tma"] == (capability >= 90)
 
 
+def test_keys_are_walked_once():
+    """What is hidden at the end is no loop of its own, which would wait for its first keys."""
+    node = packed_node(1, 300, 1, 64, "bfloat16", causal=True)
+    config = BlockAttention().configs(node, Target.named(90))[0]
+    (source,) = specializations(BlockAttention().launches(node, config, Target.named(90)))
+    assert triton_ir(source, 90).count("scf.for") == 1
+
+
 def test_equal_kernels_are_compiled_once(compiler):
     before = compiler.compiled
     kernels = compiler.try_all([specialize(each) for each in (launch(), launch(1008), launch(), launch(1000, 512))])

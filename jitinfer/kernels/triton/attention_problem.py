@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 MAX_HEAD = 256
 _FLOATING = ("float16", "bfloat16", "float32")
 _MASKS = (*_FLOATING, "bool")
-_MAX_BATCH = 65535
-"""What the third dimension of a grid may be."""
+_MOST_ROWS = 2**31 - 1
+"""Of queries in all: 32 bits count them, and the programs of a grid."""
+
+_MOST_TOGETHER = 1024
+"""Heads of keys whose blocks are computed side by side: more than fill any device."""
 
 _LARGEST_STEP = 2**31 // 1024
 """Elements from one position, or column, to the next, so that 32 bits count those of a block."""
@@ -60,7 +63,7 @@ class AttentionProblem:
     def _computable(self, target: Target) -> bool:
         floating = self.q.dtype in _FLOATING and (self.mask is None or self.mask.dtype in _MASKS)
         heads = max(self.head_dim, self.v_dim) <= MAX_HEAD
-        sizes = heads and max(self.q_len, self.kv_len) < 2**30 and self.batch <= _MAX_BATCH
+        sizes = heads and max(self.q_len, self.kv_len) < 2**30 and self._rows <= _MOST_ROWS
         steps = [step for each in (self.q, self.k, self.v, self.out) for step in (each.strides[1], each.strides[3])]
         # Triton 3.6 makes empty kernels of some of these.
         miscompiled = self.q.dtype == "float32" and target.compute_capability >= 100
@@ -109,6 +112,10 @@ class AttentionProblem:
         return self.v.shape[3]
 
     @property
+    def _rows(self) -> int:
+        return self.batch * self.heads * self.q_len
+
+    @property
     def folded(self) -> bool:
         return self.mask is None and self.scale > 0
 
@@ -126,6 +133,20 @@ class AttentionProblem:
     def tiles(self, target: Target) -> tuple[tuple[int, int], tuple[int, int]]:
         """Widths of the tiles of q and k, and of those of v."""
         return tiles_of(self.head_dim, 16), tiles_of(self.v_dim, self.least_tail(target))
+
+    def heads_together(self, target: Target) -> int:
+        """Heads, counted through all batches, of which the last blocks come before any other; 1 where all are alike.
+
+        They share two thirds of the second-level cache. Of numbers down to half of what fits, the one that leaves the
+        last section fullest: what ends last has to fill the device.
+        """
+        if not self.causal:
+            return 1
+        pairs = self.batch * self.kv_heads
+        kv_bytes = self.kv_len * (self.head_dim + self.v_dim) * itemsize(self.q.dtype)
+        most = min(max(1, 2 * target.l2_bytes // (3 * kv_bytes)), pairs, _MOST_TOGETHER)
+        fullest = max(range(most // 2 + 1, most + 1), key=lambda each: (((pairs - 1) % each + 1) / each, each))
+        return self.group * fullest
 
     def least_tail(self, target: Target) -> int:
         """Columns of v, at least, in a second tile.
@@ -206,6 +227,7 @@ def kernel_launch(
         "BLOCK_N": block_n,
         "SPLIT": share_of(problem.kv_len, shares, block_n),
         "PACKED": packed,
+        "TOGETHER": 1 if packed else problem.heads_together(target),
         "CAUSAL": problem.causal,
         "FOLDED": problem.folded,
         "TMA": tma,
@@ -228,12 +250,12 @@ def kernel_launch(
         constants["statistics"] = None
     else:
         arguments["out"], arguments["statistics"] = partial
-    blocks = problem.kv_heads if packed else -(-problem.q_len // block_m) * problem.heads
+    programs = problem.batch * (problem.kv_heads if packed else -(-problem.q_len // block_m) * problem.heads)
     return KernelLaunch(
         attend,
         arguments,
         constants,
-        (blocks, shares, problem.batch),
+        (programs, shares, 1),
         num_warps=warps,
         num_stages=stages,
         programmatic=programmatic,
