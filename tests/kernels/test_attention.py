@@ -360,7 +360,7 @@ class TestTensorMaps:
     def fits(self, node, target=TARGET):
         return AttentionProblem.of(node, target).has_tensor_maps(target)
 
-    @pytest.mark.parametrize("dim", [64, 72, 96, 80, 128, 136, 256])
+    @pytest.mark.parametrize("dim", [64, 72, 96, 80, 128, 136, 160])
     def test_packed_operands(self, dim):
         assert self.fits(packed_node(2, 70, 2, dim, "bfloat16"))
 
@@ -376,7 +376,7 @@ class TestTensorMaps:
     def test_not_before_hopper(self):
         assert not self.fits(packed_node(2, 70, 2, 64, "bfloat16"), Target.named(89))
 
-    @pytest.mark.parametrize("dim", [60, 68])
+    @pytest.mark.parametrize("dim", [60, 68, 256])
     def test_not_of_other_sizes(self, dim):
         assert not self.fits(packed_node(2, 70, 3, dim, "bfloat16"))
 

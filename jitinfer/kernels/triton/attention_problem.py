@@ -28,6 +28,9 @@ _MOST_ROWS = 2**31 - 1
 _MOST_TOGETHER = 1024
 """Heads of keys whose blocks are computed side by side: more than fill any device."""
 
+_WIDEST_COPIED = 256
+"""Bytes of a row of a tile: of 512, and causal, ptxas 13.5 makes code whose products wait for each other."""
+
 _LARGEST_STEP = 2**31 // 1024
 """Elements from one position, or column, to the next, so that 32 bits count those of a block."""
 
@@ -126,7 +129,7 @@ class AttentionProblem:
         return (self.heads * self.q_len * row, row, self.q_len * row, 1)
 
     def has_tensor_maps(self, target: Target) -> bool:
-        """Whether keys and values can be fetched by tensor maps: they want steps of multiples of 16 bytes."""
+        """Whether keys and values can be fetched by tensor maps: steps of 16 bytes, and tiles that are not too wide."""
         qk_tiles, v_tiles = self.tiles(target)
         return target.has_tma and _mapped(self.k, qk_tiles) and _mapped(self.v, v_tiles)
 
@@ -180,7 +183,7 @@ def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
             step > 0 and step * size % 16 == 0 for step, dim in zip(steps, tensor.shape[:3], strict=True) if dim > 1
         )
         and tensor.pointer.pointer.offset % 16 == 0
-        and all(width * size >= 16 for width in tiles if width)
+        and all(16 <= width * size <= _WIDEST_COPIED for width in tiles if width)
     )
 
 
