@@ -443,3 +443,15 @@ def test_the_first_guess_keeps_the_device_busy(batch, length, heads, dim):
     first, *rest = BlockAttention().configs(node, TARGET)
     assert len(rest) < 12
     assert -(-length // first["m"]) * batch * heads >= 0.9 * TARGET.sm_count
+
+
+def test_short_causal_heads_are_cut_for_balance():
+    """In 128 programs of 128 queries, the longest would walk over all keys while others have ended."""
+    first, *_ = BlockAttention().configs(packed_node(1, 512, 32, 128, "bfloat16", causal=True), TARGET)
+    assert first["m"] == 64
+
+
+@pytest.mark.parametrize(("capability", "offered"), [(90, {64, 128}), (80, {32, 64, 128})])
+def test_hopper_takes_64_keys_at_once(capability, offered):
+    node = packed_node(1, 2048, 32, 128, "bfloat16", causal=True)
+    assert {config["n"] for config in BlockAttention().configs(node, Target.named(capability))} == offered
