@@ -1,5 +1,8 @@
 """Attention against the op table's NumPy reference in float64: interpreted here, compiled where there is a device."""
 
+import heapq
+from dataclasses import replace
+
 import numpy
 import pytest
 import triton.language as tl
@@ -14,6 +17,7 @@ from jitinfer.kernels import Target, families_for
 from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.triton.attention import BlockAttention
 from jitinfer.kernels.triton.attention_decode import DecodeAttention
+from jitinfer.kernels.triton.attention_kernel import block_and_head
 from jitinfer.kernels.triton.attention_problem import AttentionProblem, tiles_of
 from jitinfer.testing import random_array
 
@@ -101,15 +105,15 @@ def configs(family, node, target=TARGET):
     return stripped
 
 
-def check(node, arrays=None, *, every=False):
+def check(node, arrays=None, *, every=False, target=TARGET):
     """By each family that offers it, its first configuration or all."""
-    offered = list(families_for(node, TARGET))
+    offered = list(families_for(node, target))
     assert any(isinstance(family, BlockAttention) for family in offered)
     arrays = arrays or arrays_of(node)
     for family in offered:
-        chosen = configs(family, node)
+        chosen = configs(family, node, target)
         for config in chosen if every else chosen[:1]:
-            require_right(node, interpret(node, family.launches(node, config, TARGET), arrays), arrays)
+            require_right(node, interpret(node, family.launches(node, config, target), arrays), arrays)
 
 
 def check_on_device(node, arrays=None, *, every=False):
@@ -178,6 +182,59 @@ def test_values_of_another_size(dim, v_dim, require):
 def test_causal(q_len, kv_len, heads, require):
     """Where there are fewer keys than queries, the first queries see none: nan, as the op table says."""
     require(node_of((1, q_len, 2, 24), (1, kv_len, heads, 24), causal=True))
+
+
+@pytest.mark.parametrize(("q", "k"), [((1, 70, 5, 16), (1, 70, 5, 16)), ((3, 70, 6, 16), (3, 70, 3, 16))])
+def test_causal_in_sections_of_heads(q, k):
+    """A cache that holds the keys of two heads, of 5 and of 9: the last section is a shorter one."""
+    node, target = node_of(q, k, causal=True), replace(TARGET, l2_bytes=3 * 70 * 2 * 16 * 4)
+    assert AttentionProblem.of(node, target).heads_together(target) == 2 * q[2] // k[2]
+    check(node, target=target)
+
+
+class TestOrder:
+    """Which program computes which block of which head."""
+
+    @pytest.mark.parametrize(("heads", "blocks", "together"), [(5, 3, 2), (7, 1, 3), (12, 4, 12), (6, 5, 1), (8, 3, 4)])
+    def test_every_block_of_every_head_once(self, heads, blocks, together):
+        programs = heads * blocks
+        found = [block_and_head.fn(program, programs, blocks, together) for program in range(programs)]
+        assert sorted(found) == [(block, head) for block in range(blocks) for head in range(heads)]
+
+    def test_the_longest_of_a_section_first(self):
+        found = [block_and_head.fn(program, 10, 2, 3) for program in range(10)]
+        assert found == [(1, 0), (1, 1), (1, 2), (0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (0, 3), (0, 4)]
+
+    def sections(self, batch, length, heads, kv_heads, causal=True):
+        node = node_of((batch, length, heads, 128), (batch, length, kv_heads, 128), dtype="bfloat16", causal=causal)
+        return AttentionProblem.of(node, TARGET).heads_together(TARGET)
+
+    def test_no_sections_where_all_blocks_are_as_long(self):
+        assert self.sections(1, 2048, 32, 32, causal=False) == 1
+
+    def test_keys_stay_in_the_cache(self):
+        for length in (512, 1024, 2048, 4096, 8192, 16384):
+            for batch, heads, kv_heads in ((1, 32, 32), (1, 37, 37), (2, 32, 8), (8, 12, 12)):
+                together = self.sections(batch, length, heads, kv_heads)
+                assert together % (heads // kv_heads) == 0
+                assert together * kv_heads // heads * length * 512 <= TARGET.l2_bytes * 2 / 3
+        assert self.sections(1, 2**20, 8, 2) == 4
+
+    def test_the_last_section_is_full(self):
+        """Of 8 heads that fit and not of 6, 7 or 8 of which 2, 5 or 1 were left."""
+        assert self.sections(1, 8192, 32, 32) == 8
+        assert self.sections(1, 8192, 30, 30) == 6
+        assert self.sections(1, 4096, 37, 37) == 13
+
+    @pytest.mark.parametrize("length", [1024, 2048, 4096, 8192])
+    def test_all_multiprocessors_end_together(self, length):
+        """Programs go to whichever is free first; the time of one is that of its keys."""
+        block, heads = 128, 32
+        blocks, together = length // block, self.sections(1, length, heads, heads)
+        free = [0] * TARGET.sm_count
+        for program in range(blocks * heads):
+            heapq.heapreplace(free, free[0] + 1 + block_and_head.fn(program, blocks * heads, blocks, together)[0])
+        assert sum(free) / len(free) > 0.95 * max(free)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +360,7 @@ class TestTensorMaps:
     def fits(self, node, target=TARGET):
         return AttentionProblem.of(node, target).has_tensor_maps(target)
 
-    @pytest.mark.parametrize("dim", [64, 72, 96, 80, 128])
+    @pytest.mark.parametrize("dim", [64, 72, 96, 80, 128, 136, 160])
     def test_packed_operands(self, dim):
         assert self.fits(packed_node(2, 70, 2, dim, "bfloat16"))
 
@@ -319,7 +376,7 @@ class TestTensorMaps:
     def test_not_before_hopper(self):
         assert not self.fits(packed_node(2, 70, 2, 64, "bfloat16"), Target.named(89))
 
-    @pytest.mark.parametrize("dim", [60, 68, 136])
+    @pytest.mark.parametrize("dim", [60, 68, 256])
     def test_not_of_other_sizes(self, dim):
         assert not self.fits(packed_node(2, 70, 3, dim, "bfloat16"))
 
@@ -386,3 +443,15 @@ def test_the_first_guess_keeps_the_device_busy(batch, length, heads, dim):
     first, *rest = BlockAttention().configs(node, TARGET)
     assert len(rest) < 12
     assert -(-length // first["m"]) * batch * heads >= 0.9 * TARGET.sm_count
+
+
+def test_short_causal_heads_are_cut_for_balance():
+    """In 128 programs of 128 queries, the longest would walk over all keys while others have ended."""
+    first, *_ = BlockAttention().configs(packed_node(1, 512, 32, 128, "bfloat16", causal=True), TARGET)
+    assert first["m"] == 64
+
+
+@pytest.mark.parametrize(("capability", "offered"), [(90, {64, 128}), (80, {32, 64, 128})])
+def test_hopper_takes_64_keys_at_once(capability, offered):
+    node = packed_node(1, 2048, 32, 128, "bfloat16", causal=True)
+    assert {config["n"] for config in BlockAttention().configs(node, Target.named(capability))} == offered

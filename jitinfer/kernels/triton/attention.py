@@ -82,7 +82,7 @@ def estimate(
     products; more warps fill that.
     """
     size = itemsize(problem.q.dtype)
-    qk_columns, v_columns = (sum(tiles) for tiles in problem.tiles(target, maps=False))
+    qk_columns, v_columns = (sum(tiles) for tiles in problem.tiles(target))
     columns = qk_columns + v_columns
     shared = (block_m * qk_columns + stages * block_n * columns) * size
     threads = 32 * warps
@@ -91,15 +91,18 @@ def estimate(
     held = block_m * (block_n + v_columns + rounded) // threads
     crowded = held > (240 if rounded else 176)
     steps = -(-problem.kv_len // block_n)
-    # Hopper's own products are of 64 rows at least.
+    # Products of warp groups are of 64 rows at least. Hopper's read those anew for every block of keys: with as few as
+    # 32, that takes longer than the product, and none such was the fastest of any shape measured.
+    hopper = target.compute_capability // 10 == 9
     meagre = block_m < 64 <= problem.q_len and target.compute_capability >= 90
+    meagre |= hopper and size == 2 and block_n < 64 <= min(block_m, problem.kv_len)
     excessive = (block_m > 16 and block_m >= 2 * problem.q_len) or (block_n > 32 and block_n >= 2 * problem.kv_len)
     if shared > target.shared_memory or crowded or meagre or excessive or stages > steps + 1 > 2:
         return None
     resident = min(target.shared_memory // shared, 65536 // (threads * min(255, held + 56)))
     if resident == 0:
         return None
-    programs = -(-problem.q_len // block_m) * problem.heads * problem.batch
+    programs, walked = _walk(problem, target, block_m, block_n)
     queue = -(-programs // target.sm_count)
     together = min(resident, queue)
     scores = block_m * block_n
@@ -108,6 +111,19 @@ def estimate(
     arriving = block_n * columns * size / 24
     busy = min(1.0, 0.3 + 0.05 * (together * warps - 4))
     prologue = 2500 * -(-queue // together)
-    waiting = 1200 * steps * queue / together / min(stages, 3)
-    visible = 0.55 if problem.causal else 1.0
-    return prologue + waiting + queue * steps * visible * max(cycles / busy, arriving)
+    waiting = 1200 * walked / together / min(stages, 3)
+    return prologue + waiting + walked * max(cycles / busy, arriving)
+
+
+def _walk(problem: AttentionProblem, target: Target, block_m: int, block_n: int) -> tuple[int, float]:
+    """Programs, and the blocks of keys that the busiest multiprocessor walks over.
+
+    With `causal`, the order of `block_and_head` keeps all equally busy, though never for less than the longest takes.
+    """
+    ends = range(block_m, problem.q_len + block_m, block_m)
+    programs = len(ends) * problem.heads * problem.batch
+    if not problem.causal:
+        return programs, -(-programs // target.sm_count) * -(-problem.kv_len // block_n)
+    later = problem.kv_len - problem.q_len
+    seen = [-(-max(0, min(end, problem.q_len) + later) // block_n) for end in ends]
+    return programs, max(seen[-1], sum(seen) * problem.heads * problem.batch / target.sm_count)

@@ -42,20 +42,22 @@ def attend(
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,
     PACKED: tl.constexpr,
+    TOGETHER: tl.constexpr,
     CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr,
     TMA: tl.constexpr,
     PRECISION: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """One block of rows against one share of the keys: program (block and head, share, batch).
+    """One block of rows against one share of the keys: program (block, head and batch; share).
 
     k, v: pointers, or with TMA tensor maps of [batch, kv_len, kv_heads, dim], k_tail and v_tail those of the columns
     behind the first tile. Q, K, V, OUT: strides over batch, position, head and column; MASK: over batch, head, query
     and key. QK_TILES, V_TILES: widths of the two tiles of columns, the second 0 where one is enough.
     PACKED: a block holds the queries of all the GROUP heads that share a head of keys, head by head; otherwise those
-    of one head. SPLIT: keys in a share, a multiple of BLOCK_N; where there are shares, statistics [2, shares, rows]
-    take the greatest score and the sum of each, rows being [batch, heads, queries], and out has a further first axis.
+    of one head, and TOGETHER heads are computed side by side. SPLIT: keys in a share, a multiple of BLOCK_N; where
+    there are shares, statistics [2, shares, rows] take the greatest score and the sum of each, rows being [batch,
+    heads, queries], and out has a further first axis.
     FOLDED: scores become powers of two by one multiplication: no mask, and a scale above 0; scale is then that factor.
     CAUSAL: key j is visible to query i if j <= i + KV_LEN - Q_LEN. DEPENDENT: wait for what runs before.
     """
@@ -66,8 +68,7 @@ def attend(
     V_FIRST: tl.constexpr = V_TILES[0]
     V_SECOND: tl.constexpr = V_TILES[1]
     BLOCKS: tl.constexpr = 1 if PACKED else (Q_LEN + BLOCK_M - 1) // BLOCK_M
-    batch = tl.program_id(2)
-    kv_head, query, head, real = _rows(BLOCKS, GROUP, Q_LEN, BLOCK_M, PACKED, CAUSAL)
+    batch, kv_head, query, head, real = _rows(BLOCKS, HEADS, GROUP, Q_LEN, BLOCK_M, PACKED, TOGETHER)
     queries = q + batch.to(tl.int64) * Q[0] + _offsets(query, head, Q)[:, None]
     q_first = _columns(queries, real, 0, QK_FIRST, Q, HEAD_DIM)
     q_second = q_first
@@ -95,16 +96,19 @@ def attend(
     total = tl.zeros([BLOCK_M], tl.float32)
     first = tl.zeros([BLOCK_M, V_FIRST], tl.float32)
     second = tl.zeros([BLOCK_M, V_SECOND if V_SECOND > 0 else 1], tl.float32)
-    for start in tl.range(begin, free, BLOCK_N):
+    # A second loop waits for its first keys anew: too long for the few that end a causal walk, which are hidden on a
+    # condition instead. A single block that is not full is better off by itself than with a condition in all others.
+    middle = end if CAUSAL else free
+    for start in tl.range(begin, middle, BLOCK_N):
         greatest, total, first, second = _step(
-            start, greatest, total, first, second, q_first, q_second, k, k_tail, v, v_tail, row_masks, scale,
+            start, free, greatest, total, first, second, q_first, q_second, k, k_tail, v, v_tail, row_masks, scale,
             batch, kv_head, query, real, K, V, MASK, Q_LEN, KV_LEN, HEAD_DIM, V_DIM, QK_TILES, V_TILES, BLOCK_N,
-            False, CAUSAL, FOLDED, TMA, PRECISION,
+            CAUSAL, CAUSAL, FOLDED, TMA, PRECISION,
         )  # fmt: skip
-    if CAUSAL or KV_LEN % BLOCK_N > 0:
+    if not CAUSAL and KV_LEN % BLOCK_N > 0:
         for start in tl.range(free, end, BLOCK_N):
             greatest, total, first, second = _step(
-                start, greatest, total, first, second, q_first, q_second, k, k_tail, v, v_tail, row_masks, scale,
+                start, None, greatest, total, first, second, q_first, q_second, k, k_tail, v, v_tail, row_masks, scale,
                 batch, kv_head, query, real, K, V, MASK, Q_LEN, KV_LEN, HEAD_DIM, V_DIM, QK_TILES, V_TILES, BLOCK_N,
                 True, CAUSAL, FOLDED, TMA, PRECISION,
             )  # fmt: skip
@@ -113,9 +117,9 @@ def attend(
 
     results = out + batch.to(tl.int64) * OUT[0] + _offsets(query, head, OUT)[:, None]
     if statistics is not None:
-        ROWS: tl.constexpr = HEADS * Q_LEN
-        rows = tl.num_programs(2).to(tl.int64) * ROWS
-        place = share * rows + batch * ROWS + head * Q_LEN + query
+        ROWS: tl.constexpr = Q_LEN * (GROUP if PACKED else 1)
+        rows = (tl.num_programs(0) // BLOCKS).to(tl.int64) * ROWS
+        place = share * rows + (batch * HEADS + head) * Q_LEN + query
         tl.store(statistics + place, greatest, real)
         tl.store(statistics + tl.num_programs(1) * rows + place, total, real)
         results += share * rows * V_DIM
@@ -132,28 +136,46 @@ def attend(
 @triton.jit
 def _rows(
     BLOCKS: tl.constexpr,
+    HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     Q_LEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PACKED: tl.constexpr,
-    CAUSAL: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):
-    """Head of keys; query and head of each of the block's rows, and which of them there are."""
+    """Batch and head of keys; query and head of each of the block's rows, and which of them there are."""
     program = tl.program_id(0)
     row = tl.arange(0, BLOCK_M)
     if PACKED:
-        kv_head = program
+        KV_HEADS: tl.constexpr = HEADS // GROUP
+        batch = program // KV_HEADS
+        kv_head = program % KV_HEADS
         query = row % Q_LEN
-        head = program * GROUP + row // Q_LEN
+        head = kv_head * GROUP + row // Q_LEN
         real = row < GROUP * Q_LEN
     else:
-        # With causal, the last queries have most to do: they come first.
-        block = BLOCKS - 1 - program % BLOCKS if CAUSAL else program % BLOCKS
-        head = program // BLOCKS
+        block, place = block_and_head(program, tl.num_programs(0), BLOCKS, TOGETHER)
+        batch = place // HEADS
+        head = place % HEADS
         kv_head = head // GROUP
         query = block * BLOCK_M + row
         real = query < Q_LEN
-    return kv_head, query, head, real
+    return batch, kv_head, query, head, real
+
+
+@triton.jit
+def block_and_head(program, programs, BLOCKS: tl.constexpr, TOGETHER: tl.constexpr):
+    """Which of BLOCKS blocks of queries a program computes, and of which head, counted through all batches.
+
+    Of TOGETHER heads the last blocks come first: with `causal` those have most to do, and short programs at the end
+    fill what the long ones leave (Graham, 1969). The next heads follow when these are done, so that the keys in use
+    are few enough to stay in the second-level cache; heads that share them are neighbours. FlashAttention-3 (Shah et
+    al., 2024) orders its blocks likewise.
+    """
+    begin = program // (TOGETHER * BLOCKS) * TOGETHER
+    heads = min(TOGETHER, programs // BLOCKS - begin) if TOGETHER > 1 else 1
+    place = program - begin * BLOCKS
+    return BLOCKS - 1 - place // heads, begin + place % heads
 
 
 @triton.jit
@@ -209,7 +231,7 @@ def _rows_of(
     else:
         rows = source + batch.to(tl.int64) * STRIDES[0] + _offsets(start, head, STRIDES)
         row = tl.arange(0, BLOCK_N)
-        real = row < LENGTH - start if BOUNDED else None
+        real = row < LENGTH - start if BOUNDED and LENGTH % BLOCK_N > 0 else None
         value = _columns(rows + row[:, None] * STRIDES[1], real, FROM, WIDTH, STRIDES, LIMIT)
     return value
 
@@ -217,6 +239,7 @@ def _rows_of(
 @triton.jit
 def _step(
     start,
+    free,
     greatest,
     total,
     first,
@@ -249,7 +272,10 @@ def _step(
     TMA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What is kept of each row, with the keys start, ..., start + BLOCK_N taken in; BOUNDED: not all may be seen."""
+    """What is kept of each row, with the keys start, ..., start + BLOCK_N taken in.
+
+    BOUNDED: of those from `free` on some may not be seen; free: None where that is known of these.
+    """
     QK_FIRST: tl.constexpr = QK_TILES[0]
     QK_SECOND: tl.constexpr = QK_TILES[1]
     V_FIRST: tl.constexpr = V_TILES[0]
@@ -267,12 +293,10 @@ def _step(
         scores = scores * scale
     if mask is not None:
         scores = _with_mask(scores, mask, start, real, MASK, KV_LEN, BLOCK_N)
-    if BOUNDED:
+    if BOUNDED and (free is None or start >= free):
         column = start + tl.arange(0, BLOCK_N)
-        visible = (column < KV_LEN)[None, :]
-        if CAUSAL:
-            visible = visible & (column[None, :] <= query[:, None] + (KV_LEN - Q_LEN))
-        scores = tl.where(visible, scores, float("-inf"))
+        limit = (query + (KV_LEN - Q_LEN + 1))[:, None] if CAUSAL else KV_LEN
+        scores = tl.where(column[None, :] < limit, scores, float("-inf"))
     highest = tl.max(scores, axis=1)
     if FOLDED:
         highest = highest * scale

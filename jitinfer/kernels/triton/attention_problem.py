@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 MAX_HEAD = 256
 _FLOATING = ("float16", "bfloat16", "float32")
 _MASKS = (*_FLOATING, "bool")
-_MAX_BATCH = 65535
-"""What the third dimension of a grid may be."""
+_MOST_ROWS = 2**31 - 1
+"""Of queries in all: 32 bits count them, and the programs of a grid."""
 
-_SWIZZLED_BYTES = 128
+_MOST_TOGETHER = 1024
+"""Heads of keys whose blocks are computed side by side: more than fill any device."""
+
+_WIDEST_COPIED = 256
+"""Bytes of a row of a tile: of 512, and causal, ptxas 13.5 makes code whose products wait for each other."""
+
 _LARGEST_STEP = 2**31 // 1024
 """Elements from one position, or column, to the next, so that 32 bits count those of a block."""
 
@@ -61,7 +66,7 @@ class AttentionProblem:
     def _computable(self, target: Target) -> bool:
         floating = self.q.dtype in _FLOATING and (self.mask is None or self.mask.dtype in _MASKS)
         heads = max(self.head_dim, self.v_dim) <= MAX_HEAD
-        sizes = heads and max(self.q_len, self.kv_len) < 2**30 and self.batch <= _MAX_BATCH
+        sizes = heads and max(self.q_len, self.kv_len) < 2**30 and self._rows <= _MOST_ROWS
         steps = [step for each in (self.q, self.k, self.v, self.out) for step in (each.strides[1], each.strides[3])]
         # Triton 3.6 makes empty kernels of some of these.
         miscompiled = self.q.dtype == "float32" and target.compute_capability >= 100
@@ -110,6 +115,10 @@ class AttentionProblem:
         return self.v.shape[3]
 
     @property
+    def _rows(self) -> int:
+        return self.batch * self.heads * self.q_len
+
+    @property
     def folded(self) -> bool:
         return self.mask is None and self.scale > 0
 
@@ -120,14 +129,27 @@ class AttentionProblem:
         return (self.heads * self.q_len * row, row, self.q_len * row, 1)
 
     def has_tensor_maps(self, target: Target) -> bool:
-        """Whether keys and values can be fetched by tensor maps: 16-byte steps, and tiles of at most 128 bytes."""
-        qk_tiles, v_tiles = self.tiles(target, maps=True)
+        """Whether keys and values can be fetched by tensor maps: steps of 16 bytes, and tiles that are not too wide."""
+        qk_tiles, v_tiles = self.tiles(target)
         return target.has_tma and _mapped(self.k, qk_tiles) and _mapped(self.v, v_tiles)
 
-    def tiles(self, target: Target, maps: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Widths of the tiles of q and k, and of those of v; maps: fetched by tensor maps, so of at most 128 bytes."""
-        widest = _SWIZZLED_BYTES // itemsize(self.q.dtype) if maps else MAX_HEAD
-        return tiles_of(self.head_dim, 16, widest), tiles_of(self.v_dim, self.least_tail(target), widest)
+    def tiles(self, target: Target) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Widths of the tiles of q and k, and of those of v."""
+        return tiles_of(self.head_dim, 16), tiles_of(self.v_dim, self.least_tail(target))
+
+    def heads_together(self, target: Target) -> int:
+        """Heads, counted through all batches, of which the last blocks come before any other; 1 where all are alike.
+
+        They share two thirds of the second-level cache. Of numbers down to half of what fits, the one that leaves the
+        last section fullest: what ends last has to fill the device.
+        """
+        if not self.causal:
+            return 1
+        pairs = self.batch * self.kv_heads
+        kv_bytes = self.kv_len * (self.head_dim + self.v_dim) * itemsize(self.q.dtype)
+        most = min(max(1, 2 * target.l2_bytes // (3 * kv_bytes)), pairs, _MOST_TOGETHER)
+        fullest = max(range(most // 2 + 1, most + 1), key=lambda each: (((pairs - 1) % each + 1) / each, each))
+        return self.group * fullest
 
     def least_tail(self, target: Target) -> int:
         """Columns of v, at least, in a second tile.
@@ -139,17 +161,17 @@ class AttentionProblem:
         return 16 if together else 8
 
 
-def tiles_of(dim: int, least: int, widest: int = MAX_HEAD) -> tuple[int, int]:
+def tiles_of(dim: int, least: int) -> tuple[int, int]:
     """Two widths, powers of two, that cover `dim` columns with little to spare; the second 0 where one does as well.
 
-    least: the fewest columns that the second may have; widest: the most that the first should have.
+    least: the fewest columns that the second may have.
     """
     whole = triton.next_power_of_2(max(dim, 16))
     half = whole // 2
     if dim <= half or half < 16:
         return whole, 0
     rest = max(triton.next_power_of_2(dim - half), least)
-    return (half, rest) if half + rest < whole or whole > widest else (whole, 0)
+    return (half, rest) if half + rest < whole else (whole, 0)
 
 
 def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
@@ -161,8 +183,7 @@ def _mapped(tensor: Strided, tiles: tuple[int, int]) -> bool:
             step > 0 and step * size % 16 == 0 for step, dim in zip(steps, tensor.shape[:3], strict=True) if dim > 1
         )
         and tensor.pointer.pointer.offset % 16 == 0
-        and max(tiles) * size <= _SWIZZLED_BYTES
-        and all(width * size >= 16 for width in tiles if width)
+        and all(16 <= width * size <= _WIDEST_COPIED for width in tiles if width)
     )
 
 
@@ -185,7 +206,7 @@ def kernel_launch(
     packed: a program for each head of keys, otherwise for each block of queries of a head; shares: of the keys, each
     for a program of its own; partial: where those leave results and statistics.
     """
-    qk_tiles, v_tiles = problem.tiles(target, tma)
+    qk_tiles, v_tiles = problem.tiles(target)
     arguments: dict[str, KernelArgument] = {
         "q": problem.q.pointer,
         "scale": Scalar("f32", problem.scale * math.log2(math.e) if problem.folded else problem.scale),
@@ -209,6 +230,7 @@ def kernel_launch(
         "BLOCK_N": block_n,
         "SPLIT": share_of(problem.kv_len, shares, block_n),
         "PACKED": packed,
+        "TOGETHER": 1 if packed else problem.heads_together(target),
         "CAUSAL": problem.causal,
         "FOLDED": problem.folded,
         "TMA": tma,
@@ -231,12 +253,12 @@ def kernel_launch(
         constants["statistics"] = None
     else:
         arguments["out"], arguments["statistics"] = partial
-    blocks = problem.kv_heads if packed else -(-problem.q_len // block_m) * problem.heads
+    programs = problem.batch * (problem.kv_heads if packed else -(-problem.q_len // block_m) * problem.heads)
     return KernelLaunch(
         attend,
         arguments,
         constants,
-        (blocks, shares, problem.batch),
+        (programs, shares, 1),
         num_warps=warps,
         num_stages=stages,
         programmatic=programmatic,
@@ -259,5 +281,5 @@ def _tensor_map(tensor: Strided, rows: int, columns: int) -> TensorMap:
         tensor.shape,
         (*strides[:3], 1),
         (1, rows, 1, columns),
-        {128: 3, 64: 2, 32: 1, 16: 0}[row_bytes],
+        {128: 3, 64: 2, 32: 1, 16: 0}[min(row_bytes, 128)],
     )

@@ -139,13 +139,20 @@ def _bound(argument: KernelArgument, places: Mapping[str, Pointer]) -> list[Argu
         argument.dtype,
         argument.shape,
         argument.strides,
-        argument.box,
+        _one_copy(argument),
         argument.swizzle,
         argument.nan_fill,
     )
     # Behind the descriptor, the kernel takes what it describes once more, as numbers.
     shape = [Scalar("i32", dim) for dim in argument.shape]
     return [tensor, *shape, *(Scalar("i64", stride) for stride in argument.strides)]
+
+
+def _one_copy(argument: TensorMap) -> tuple[int, ...]:
+    """The box of a tile's first columns: where rows are swizzled, those that are wider come in several copies."""
+    *outer, inner = argument.box
+    swizzled_bytes = 16 << argument.swizzle
+    return (*outer, min(inner, swizzled_bytes // itemsize(argument.dtype)) if argument.swizzle else inner)
 
 
 def _is_one(argument: KernelArgument) -> bool:
