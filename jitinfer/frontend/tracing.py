@@ -25,6 +25,7 @@ from jitinfer.frontend.translator import (
     distinct_names,
     methods_kept,
     own_lines,
+    own_records,
     quiet_translator,
     refresh_translations,
 )
@@ -124,6 +125,7 @@ def trace(
         current_sources_only(),
         methods_kept(),
         own_lines(),
+        own_records(),
         owned_arguments(),
         distinct_names(tensors),
         paddle.no_grad(),
