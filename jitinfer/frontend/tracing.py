@@ -14,6 +14,7 @@ from paddle.static import pir_io
 from jitinfer.errors import TraceError
 from jitinfer.frontend.deadline import DeadlineError, deadline
 from jitinfer.frontend.exclusion import PADDLE
+from jitinfer.frontend.loop_arguments import owned_arguments
 from jitinfer.frontend.origins import LayerPaths, origins_of
 from jitinfer.frontend.program import Program, parameter_name
 from jitinfer.frontend.randomness import is_random
@@ -24,6 +25,7 @@ from jitinfer.frontend.translator import (
     distinct_names,
     methods_kept,
     own_lines,
+    own_records,
     quiet_translator,
     refresh_translations,
 )
@@ -123,6 +125,8 @@ def trace(
         current_sources_only(),
         methods_kept(),
         own_lines(),
+        own_records(),
+        owned_arguments(),
         distinct_names(tensors),
         paddle.no_grad(),
     ):

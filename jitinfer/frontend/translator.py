@@ -165,6 +165,23 @@ def methods_kept() -> Iterator[None]:
 
 
 @contextmanager
+def own_records() -> Iterator[None]:
+    """Let a trace find no parameter and no assignment that Paddle has recorded for another, and leave none behind.
+
+    They are recorded by the program's address, and forgotten where a trace succeeds only. After one that has failed,
+    the next program at its address would get values that are gone with it; and its weights would be kept for ever.
+    """
+    parameters = parameter_recorder._global_parameter_recorder
+    assignments = parameter_recorder._global_inplace_map
+    others = parameters.params_dict, parameters.tensor2value, assignments.params_dict
+    parameters.params_dict, parameters.tensor2value, assignments.params_dict = {}, {}, {}
+    try:
+        yield
+    finally:
+        parameters.params_dict, parameters.tensor2value, assignments.params_dict = others
+
+
+@contextmanager
 def quiet_translator() -> Iterator[None]:
     """Paddle's translator warns about every function that it runs as it is; those warnings say nothing to our users."""
     logger = logging.getLogger("Dynamic-to-Static")

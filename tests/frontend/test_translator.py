@@ -4,7 +4,9 @@ import numpy
 import paddle
 import pytest
 from graphs import imported
-from paddle.jit.dy2static import program_translator
+from paddle.jit.dy2static import parameter_recorder, program_translator
+
+from jitinfer.frontend.tracing import UntraceableError
 
 FACTOR = 2.0
 
@@ -107,3 +109,48 @@ def test_functions_of_equal_text_have_their_own_lines():
         assert str(node.origin).endswith(f"test_translator.py:{line}")
         places.add(str(node.origin))
     assert len(places) == 2
+
+
+LINEAR = paddle.nn.Linear(2, 2)
+
+
+def assigned(x):
+    y = LINEAR(x) + 0.0
+    y[0] = x[1]
+    return y * 2
+
+
+def assigned_and_raised(x):
+    assigned(x)
+    raise ValueError("no")
+
+
+def recorded():
+    """What Paddle remembers of the weights and the assignments of programs."""
+    parameters = parameter_recorder._global_parameter_recorder
+    return parameters.params_dict, parameters.tensor2value, parameter_recorder._global_inplace_map.params_dict
+
+
+def test_a_trace_that_fails_leaves_no_record_behind():
+    before = [dict(each) for each in recorded()]
+    with pytest.raises(UntraceableError, match="no"):
+        imported(assigned_and_raised, {"x": paddle.rand([3, 2])}, layer=LINEAR)
+    assert [dict(each) for each in recorded()] == before
+
+
+def test_a_trace_has_nothing_of_a_program_that_was_at_the_same_address(monkeypatch):
+    weight = LINEAR.weight
+    monkeypatch.setattr(parameter_recorder, "_program_hash", lambda program: 0)
+    other = paddle.static.Program()
+    paddle.enable_static()
+    try:
+        with paddle.static.program_guard(other):
+            value = paddle.full(weight.shape, 7.0)
+    finally:
+        paddle.disable_static()
+    parameters, values, _ = recorded()
+    monkeypatch.setitem(parameters, 0, {weight})
+    monkeypatch.setitem(values, 0, {id(weight): value})
+    case = imported(assigned, {"x": paddle.rand([3, 2])}, layer=LINEAR)
+    assert case.error_of(case.graph) <= 1e-6
+    assert values[0][id(weight)] is value
