@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 import numpy
 
 from jitinfer.errors import ArgumentError
-from jitinfer.graph.types import DTYPES, dtype_name
+from jitinfer.graph.types import DTYPES, dtype_name, numpy_dtype
 from jitinfer.runtime import dlpack
 from jitinfer.runtime.arrays import DeviceArray, stream_handle
 from jitinfer.runtime.driver import call, driver
@@ -76,6 +76,9 @@ def _producer_of(kind: type) -> Producer:
     torch = sys.modules.get("torch")
     if torch is not None and kind in (torch.Tensor, torch.nn.Parameter):  # subclasses may be anything
         return _Torch(torch)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and kind is cupy.ndarray:
+        return _CuPy(cupy)
     return _Other(prefers_interface=kind.__module__.partition(".")[0] == "cupy")
 
 
@@ -176,7 +179,7 @@ class _Other:
         """prefers_interface: it names the stream, and takes less time than DLPack."""
         self._prefers_interface = prefers_interface
 
-    def fitting(self, given: Any, place: Place) -> None:
+    def fitting(self, given: Any, place: Place) -> tuple[int, Origin] | None:
         return None
 
     def read(self, given: Any, stream: int) -> tuple[DeviceArray, Origin] | None:
@@ -198,6 +201,25 @@ class _Other:
             raise ArgumentError(f"{type(given).__name__} does not give what it holds: {error}") from None
         address, shape, name = dlpack.read(capsule)
         return DeviceArray(address, shape, name, int(index), owner=(capsule, given)), None
+
+
+class _CuPy(_Other):
+    """Arrays of CuPy, which was imported by whoever made them."""
+
+    def __init__(self, cupy: Any) -> None:
+        super().__init__(prefers_interface=True)
+        self._current_stream = cupy.cuda.get_current_stream
+
+    def fitting(self, given: Any, place: Place) -> tuple[int, Origin] | None:
+        data = given.data
+        if (
+            given.dtype == numpy_dtype(place.dtype)
+            and given.shape == place.shape
+            and given.flags.c_contiguous
+            and data.device_id == place.device
+        ):
+            return data.ptr, self._current_stream(place.device).ptr
+        return None
 
 
 def _from_interface(interface: Any, dtype: str | None, given: Any) -> tuple[DeviceArray, Origin]:

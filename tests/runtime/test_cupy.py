@@ -57,10 +57,14 @@ def test_the_call_waits_for_what_makes_the_inputs(cupy, executor):
     cupy.cuda.Device().synchronize()
     current, ours = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
     long = cupy.RawKernel(
-        'extern "C" __global__ void wait() { long long end = clock64() + 500000000; while (clock64() < end); }', "wait"
+        'extern "C" __global__ void wait() { long long end = clock64() + 1000000000; while (clock64() < end); }', "wait"
     )
     with current:
         ready = [cupy.asarray(each) for each in given(1)]
+        for one in late:
+            one[...] = one.copy()  # CuPy compiles this kernel, which may take longer than the one that waits
+        long.compile()
+        current.synchronize()
         long((1,), (1,), ())
         for one, other in zip(late, ready, strict=True):
             one[...] = other

@@ -82,6 +82,30 @@ class Interface:
         }
 
 
+class CuPyArray(Interface):
+    """As CuPy's, on a device, over a NumPy array."""
+
+    __module__ = "cupy"
+
+    def __init__(self, array, device=0):
+        super().__init__(array, stream=TORCH_STREAM)
+        self.dtype, self.shape, self.flags = array.dtype, array.shape, array.flags
+        self.data = types.SimpleNamespace(ptr=array.ctypes.data, device_id=device)
+        self.device = types.SimpleNamespace(id=device)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    module = types.ModuleType("cupy")
+    module.ndarray = type("ndarray", (CuPyArray,), {"__module__": "cupy"})
+    module.streams = {0: TORCH_STREAM}
+    module.cuda = types.SimpleNamespace(
+        get_current_stream=lambda device: types.SimpleNamespace(ptr=module.streams[device])
+    )
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
 class Packed:
     """Of a library that knows DLPack alone."""
 
@@ -147,6 +171,30 @@ def test_the_producer_s_stream_goes_first_and_waits_for_the_copies(cuda, executo
     ordered = executor._inputs._ordered
     assert cuda.waited == [(OURS, finished), (OURS, ordered), (TORCH_STREAM, ordered)]
     assert cuda.recorded == [(ordered, TORCH_STREAM), (ordered, OURS), (finished, OURS)]
+
+
+def test_arrays_of_cupy_are_read_where_they_lie(cuda, executor, cupy, monkeypatch):
+    """Without the protocols, which take longer; what does not fit is refused by what these say."""
+    x, t, h = arrays()
+    given = [cupy.ndarray(x), cupy.ndarray(t), cupy.ndarray(h)]
+    for each in given:
+        del each.__cuda_array_interface__
+    require_same(found(executor.enqueue(given, TORCH_STREAM)), [x, t, h])
+    finished, ordered = executor._turns._event, executor._inputs._ordered
+    assert cuda.waited == [(TORCH_STREAM, finished)]
+    cuda.waited.clear()
+    require_same(found(executor.enqueue(given, OURS)), [x, t, h])
+    assert cuda.waited == [(OURS, finished), (OURS, ordered), (TORCH_STREAM, ordered)]
+    launches = cuda.launches
+    for wrong, message in {
+        "shape": (cupy.ndarray(x[:2]), r"not float32\[2, 6\]"),
+        "dtype": (cupy.ndarray(x.astype("float64")), r"not float64\[4, 6\]"),
+        "strides": (cupy.ndarray(x.T.copy().T), "not contiguous"),
+        "device": (cupy.ndarray(x, device=1), "device 1"),
+    }.values():
+        with pytest.raises(ArgumentError, match=message):
+            executor.enqueue([wrong, *given[1:]], OURS)
+    assert cuda.launches == launches
 
 
 def test_in_the_producer_s_stream_nothing_is_ordered(cuda, executor, torch):
