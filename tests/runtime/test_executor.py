@@ -252,14 +252,15 @@ def free_memory():
 
 
 @needs_gpu
-def test_memory_comes_back(plan):
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_memory_comes_back(plan, by_hand):
     large = replace(plan, arena_bytes=512 * 2**20)
     w = arrays()[2]
     Executor(plan, {"w": w}).close()
-    before = free_memory()
-    for by_hand in (True, False):
+    for last in (False, False, False, True):  # other processes take and return memory of the device meanwhile
+        before = free_memory()
         executor = Executor(large, {"w": w})
-        assert free_memory() <= before - 512 * 2**20
+        taken = before - free_memory()
         assert executor.nbytes >= 512 * 2**20
         if by_hand:
             executor.close()
@@ -268,9 +269,16 @@ def test_memory_comes_back(plan):
                 executor.run(arrays()[:2])
         del executor
         gc.collect()
-        assert free_memory() >= before - 16 * 2**20
+        kept = before - free_memory()
+        if taken >= 512 * 2**20 and kept <= 16 * 2**20:
+            break
+        assert not last, f"{taken:,} bytes were taken, {kept:,} did not come back"
+
+
+@needs_gpu
+def test_more_memory_than_there_is(plan):
     with pytest.raises(DeviceError, match="for a plan"):
-        Executor(replace(plan, arena_bytes=2**50), {"w": w})
+        Executor(replace(plan, arena_bytes=2**50), {"w": arrays()[2]})
 
 
 @needs_gpu
