@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import paddle
-from paddle.jit.dy2static import parameter_recorder, program_translator
+from paddle.jit.dy2static import convert_call_func, parameter_recorder, program_translator
 from paddle.jit.dy2static.convert_call_func import convert_call
 
 from jitinfer.frontend.sources import source_is_current
@@ -162,6 +162,25 @@ def methods_kept() -> Iterator[None]:
         yield
     finally:
         cache.convert_with_cache = original
+
+
+@contextmanager
+def keywords_of_builtins() -> Iterator[None]:
+    """Let `zip` and `enumerate` take their keywords, which the translator's own do not have."""
+    zipped, enumerated = convert_call_func.convert_zip, convert_call_func.convert_enumerate
+
+    def convert_zip(*iterables: Any, strict: bool = False) -> Any:
+        pairs = zipped(*iterables)  # refuses tensors whose length is not known
+        return zip(*iterables, strict=True) if strict else pairs
+
+    def convert_enumerate(iterable: Any, start: int = 0) -> Any:
+        return enumerated(iterable, start)
+
+    convert_call_func.convert_zip, convert_call_func.convert_enumerate = convert_zip, convert_enumerate
+    try:
+        yield
+    finally:
+        convert_call_func.convert_zip, convert_call_func.convert_enumerate = zipped, enumerated
 
 
 @contextmanager

@@ -5,7 +5,9 @@ import paddle
 import pytest
 from graphs import imported
 from paddle.jit.dy2static import parameter_recorder, program_translator
+from reference import assert_same
 
+import jitinfer
 from jitinfer.frontend.tracing import UntraceableError
 
 FACTOR = 2.0
@@ -154,3 +156,49 @@ def test_a_trace_has_nothing_of_a_program_that_was_at_the_same_address(monkeypat
     case = imported(assigned, {"x": paddle.rand([3, 2])}, layer=LINEAR)
     assert case.error_of(case.graph) <= 1e-6
     assert values[0][id(weight)] is value
+
+
+BLOCKS = paddle.nn.LayerList([paddle.nn.Linear(4, 4) for _ in range(3)])
+
+
+def numbered_blocks(x):
+    for number, block in enumerate(BLOCKS, start=2):
+        x = block(x) * number
+    return x
+
+
+def numbered_rows(x):
+    for number, row in enumerate(x, start=1):
+        x = x + row * number
+    return x
+
+
+def blocks_in_pairs(x):
+    for block, factor in zip(BLOCKS, [1.0, 2.0, 3.0], strict=True):
+        x = block(x) * factor
+    return x
+
+
+def rows_in_pairs(x):
+    for number, (one, other) in enumerate(zip(x, x * 2, strict=True), 5):
+        x = x + one * number - other
+    return x
+
+
+def unequal_pairs(x):
+    for one, other in zip([1.0, 2.0], [3.0], strict=True):
+        x = x * one + other
+    return x
+
+
+@pytest.mark.parametrize("function", [numbered_blocks, numbered_rows, blocks_in_pairs, rows_in_pairs])
+def test_keywords_of_zip_and_enumerate(function):
+    x = paddle.randn([3, 4])
+    compiled = jitinfer.inference(function, fallback="error")
+    assert_same(compiled(x), function(x))
+
+
+def test_zip_is_as_strict_as_it_is_told_to_be():
+    compiled = jitinfer.inference(unequal_pairs)
+    with pytest.raises(ValueError, match="shorter"):
+        compiled(paddle.randn([2]))
