@@ -9,13 +9,13 @@ and a launch between the two merges them once for all.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.kernels.family import WORKSPACE, Candidate, Config, Family, KernelArgument, KernelLaunch, TypedPointer
 from jitinfer.kernels.triton.group_norm_channels import merge_channels, normalize_channels
 from jitinfer.kernels.triton.group_norm_kernel import normalize_groups, split_statistics
-from jitinfer.kernels.triton.group_norm_problem import MOST_HELD, WRITTEN_OUT, Images, best_blocks, power
+from jitinfer.kernels.triton.group_norm_problem import MOST_HELD, Blocks, Images, best_blocks, power
 from jitinfer.runtime.plan import Pointer, Scalar, aligned
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ImageNorm(Family):
         images = Images.of(node)
         assert images is not None
         early = int(target.has_programmatic_launch)
-        ahead = [each for each in best_blocks(images, target, _OFFERS) if each.steps > WRITTEN_OUT][:2]
+        ahead = [each for each in best_blocks(images, target, _OFFERS) if not each.at_once(images)][:2]
         return [
             Config.of(**asdict(blocks), stages=stages, programmatic=early)
             for blocks in best_blocks(images, target, _OFFERS - len(ahead))
@@ -75,6 +75,8 @@ class _Launches:
         self.config = config
         self.each = images.each if config["launches"] < 3 else 1
         self.chunks = images.count * images.channels // (config["together"] * self.each)
+        blocks = Blocks(*(config[each.name] for each in fields(Blocks)))
+        self.at_once = blocks.at_once(images)
         self.share = config["steps"] * config["pixels"]
         self.splits = -(-images.pixels // self.share)
         self.block: dict[str, Any] = {
@@ -150,7 +152,8 @@ class _Launches:
     def _statistics(self, kept: Mapping[str, KernelArgument | None], strides: tuple[int, int, int]) -> KernelLaunch:
         """strides: of images, parts and groups, or channels, in `kept`."""
         parts = {"PARTS": strides, "SPLITS": self.splits, "STEPS": self.config["steps"]}
-        loop = {"WRITTEN_OUT": WRITTEN_OUT, "STAGES": self.config["stages"]}
+        stages = self.config["stages"]
+        loop = {"AT_ONCE": stages == 1 and self.at_once, "STAGES": stages}
         constants = {**self.block, **self.groups, **parts, **loop, "X": self.images.x_strides}
         return self._launch(
             split_statistics, {"x": self.images.x.pointer, **kept}, constants, self.chunks * self.splits

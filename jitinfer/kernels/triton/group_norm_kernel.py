@@ -128,7 +128,7 @@ def split_statistics(
     TOGETHER: tl.constexpr,
     SPLITS: tl.constexpr,
     STEPS: tl.constexpr,
-    WRITTEN_OUT: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -140,8 +140,8 @@ def split_statistics(
     """Mean and variance of STEPS blocks of pixels, for each of TOGETHER groups of one image.
 
     x: [images, PIXELS, GROUPS * EACH channels], its strides X; means, variances: [images, SPLITS, GROUPS], float32,
-    their strides PARTS. WRITTEN_OUT: steps that are no loop yet. STAGES: blocks of a loop that are on their way at a
-    time. DEPENDENT: wait for what runs before.
+    their strides PARTS. AT_ONCE: all blocks are asked for before the first is looked at; otherwise STAGES: blocks of
+    a loop that are on their way at a time. DEPENDENT: wait for what runs before.
     """
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
@@ -160,8 +160,7 @@ def split_statistics(
     left = PIXELS - split * share
     mean = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    if STAGES == 1 and STEPS <= WRITTEN_OUT:
-        # Written out, all of the blocks are asked for before the first is looked at.
+    if AT_ONCE:
         for step in tl.static_range(STEPS):
             inside = block_mask(pixel, channel, left - step * BLOCK_P, width, even)
             value = tl.load(start + step * BLOCK_P * X[1] + places, inside, other=0.0)

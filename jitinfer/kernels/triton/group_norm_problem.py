@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MOST_HELD = 16384
 """Elements, in float32, that the registers of a multiprocessor hold beside what is computed of them."""
-WRITTEN_OUT = 4
-"""Steps that a kernel does not loop over."""
+_MOST_OF_THREAD = 256
+"""Bytes of x that a thread's registers hold beside what is computed of them."""
 _MOST_SPLITS = 1024
 _MOST_PARTS = 8192
 """Of the channels of a group, that one program merges."""
@@ -130,6 +130,11 @@ class Blocks:
         """Channels of a block."""
         return self.together if self.launches == 3 else self.together * images.each
 
+    def at_once(self, images: Images) -> bool:
+        """Whether threads ask for all of a part before they look at it: no loop over the steps."""
+        lanes = self.steps * self.pixels * power(self.width(images))
+        return lanes * itemsize(images.x.dtype) <= _MOST_OF_THREAD * 32 * self.warps
+
 
 def power(size: int) -> int:
     """The least power of two that is no smaller."""
@@ -208,7 +213,6 @@ def seconds(images: Images, blocks: Blocks, target: Target) -> float:
     summing = blocks.warps * (_SUM + regrouping)
     following = summing + lanes * blocks.steps * _FOLLOW * narrow_x
     changing = blocks.warps * (_TELL + regrouping) + lanes * _WRITE * max(narrow_x, narrow_y)
-
     block_bytes = width * min(blocks.pixels, images.pixels) * itemsize(images.x.dtype)
 
     def launch(programs: int, moving: float, asked: int, computing: float) -> float:
@@ -223,9 +227,9 @@ def seconds(images: Images, blocks: Blocks, target: Target) -> float:
         return launch(chunks, reading + writing, block_bytes, following + changing)
     if blocks.launches == 2:
         changing += power(blocks.together) * power(splits) * _MERGE
-    at_once = block_bytes * (blocks.steps if blocks.steps <= WRITTEN_OUT else 1)
+    part_bytes = block_bytes * (blocks.steps if blocks.at_once(images) else 1)
     between = _MERGING if blocks.launches == 3 else 0.0
-    first = launch(chunks * splits, reading, at_once, following)
+    first = launch(chunks * splits, reading, part_bytes, following)
     return first + between + launch(chunks * tiles, reading + writing, block_bytes, changing)
 
 
