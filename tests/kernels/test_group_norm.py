@@ -397,6 +397,15 @@ def test_guesses_are_in_the_order_of_times(shape):
     assert numpy.corrcoef(ranks)[0, 1] > 0.5
 
 
+def test_offers_differ_where_guesses_are_weak():
+    """In how wide blocks are, and in whether a multiprocessor has one program that takes statistics or several."""
+    node = node_of((1, 512, 64, 64), 32)
+    candidates = [FAMILY.launches(node, each, TARGET) for each in FAMILY.configs(node, TARGET)]
+    firsts = [each.steps[0] for each in candidates]
+    assert len({each.constants["BLOCK_C"] for each in firsts}) >= 3
+    assert {each.grid[0] > TARGET.sm_count for each in firsts} == {False, True}
+
+
 def test_groups_of_many_channels_have_few_parts():
     """One program merges all parts of a group's channels, in registers."""
     node = node_of((1, 8192, 64, 64), 2)

@@ -130,6 +130,10 @@ class Blocks:
         """Channels of a block."""
         return self.together if self.launches == 3 else self.together * images.each
 
+    def programs(self, images: Images) -> int:
+        """Those that take statistics."""
+        return images.count * images.channels // self.width(images) * -(-images.pixels // (self.pixels * self.steps))
+
     def at_once(self, images: Images) -> bool:
         """Whether threads ask for all of a part before they look at it: no loop over the steps."""
         lanes = self.steps * self.pixels * power(self.width(images))
@@ -142,16 +146,18 @@ def power(size: int) -> int:
 
 
 def best_blocks(images: Images, target: Target, most: int) -> list[Blocks]:
-    """At most so many, the best guess first: the best of each number of launches, and of other widths.
+    """At most so many, the best guess first: the best of each number of launches, and of other kinds.
 
-    Widths are what a guess may be wrong about by most: how many lanes they leave idle, how wide loads are, and how many
-    groups are merged. Of channels that are merged already, a line of the cache is as good as several.
+    Kinds are what a guess may be wrong about by most. Widths: how many lanes they leave idle, how wide loads are, how
+    many groups are merged; of channels that are merged already, a line of the cache is as good as several. And whether
+    each multiprocessor has one program that takes statistics, or several, of which one computes while others wait.
     """
     line = _LINE // itemsize(images.x.dtype)
-    best: dict[tuple[int, int], tuple[float, Blocks]] = {}
+    best: dict[tuple[int, int, bool], tuple[float, Blocks]] = {}
     for blocks in _every(images, target):
         columns = power(blocks.width(images))
-        kind = (blocks.launches, min(columns, line) if blocks.launches == 3 else columns)
+        several = blocks.programs(images) > target.sm_count
+        kind = (blocks.launches, min(columns, line) if blocks.launches == 3 else columns, several)
         cost = seconds(images, blocks, target)
         if kind not in best or cost < best[kind][0]:
             best[kind] = (cost, blocks)
