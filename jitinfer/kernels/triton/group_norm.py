@@ -1,31 +1,34 @@
 """Group norms of images, in blocks of pixels and channels that are read as they lie in memory.
 
 Where the pixels of some groups fit into registers, one launch reads them once. Otherwise a first launch takes the
-statistics of parts of each image, and a last one merges those of its groups and writes the results; where the parts are
-many, a launch between the two merges them once for all.
+statistics of parts of each image, and a last one writes the results. Either the statistics are of groups, and each
+program of the last launch merges those of its own; or they are of channels, whose blocks need not end where groups do,
+and a launch between the two merges them once for all.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.kernels.family import WORKSPACE, Candidate, Config, Family, KernelArgument, KernelLaunch, TypedPointer
-from jitinfer.kernels.triton.group_norm_kernel import merge_splits, normalize_groups, split_statistics
-from jitinfer.kernels.triton.group_norm_problem import MOST_HELD, Images, best_blocks, power
+from jitinfer.kernels.triton.group_norm_channels import merge_channels, normalize_channels
+from jitinfer.kernels.triton.group_norm_kernel import normalize_groups, split_statistics
+from jitinfer.kernels.triton.group_norm_problem import MOST_HELD, Blocks, Images, best_blocks, power
 from jitinfer.runtime.plan import Pointer, Scalar, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jitinfer.graph import Node
+    from jitinfer.kernels.operands import Strided
     from jitinfer.kernels.target import Target
 
 MOST_CHANNELS = 8192
 """Of a group."""
 MOST_PIXELS = 2**30
-_KINDS = 6
+_OFFERS = 8
 _AHEAD = 3
 """Blocks on their way at a time, where they are copied ahead."""
 
@@ -50,97 +53,148 @@ class ImageNorm(Family):
         images = Images.of(node)
         assert images is not None
         early = int(target.has_programmatic_launch)
-        configs: list[Config] = []
-        for blocks in best_blocks(images, target, _KINDS):
-            ahead = blocks.steps > 2 and sum(each["stages"] > 1 for each in configs) < 2
-            configs += [
-                Config.of(**asdict(blocks), stages=stages, programmatic=early)
-                for stages in ((1, _AHEAD) if ahead else (1,))
-            ]
-        return configs
+        ahead = [each for each in best_blocks(images, target, _OFFERS) if not each.at_once(images)][:2]
+        return [
+            Config.of(**asdict(blocks), stages=stages, programmatic=early)
+            for blocks in best_blocks(images, target, _OFFERS - len(ahead))
+            for stages in ((1, _AHEAD) if blocks in ahead else (1,))
+        ]
 
     def launches(self, node: Node, config: Config, target: Target) -> Candidate:
         images = Images.of(node)
         assert images is not None
         made = _Launches(node, images, config)
-        return made.of_whole_images() if config["launches"] == 1 else made.of_parts()
+        return {1: made.of_whole_images, 2: made.of_groups, 3: made.of_channels}[config["launches"]]()
 
 
 class _Launches:
-    """Those of one configuration."""
+    """Those of one configuration. each: channels of what has statistics of its own, a group or a channel."""
 
     def __init__(self, node: Node, images: Images, config: Config) -> None:
         self.images = images
         self.config = config
-        self.chunks = images.count * images.groups // config["together"]
-        self.blocks: dict[str, Any] = {
-            "X": images.x_strides,
+        self.each = images.each if config["launches"] < 3 else 1
+        self.chunks = images.count * images.channels // (config["together"] * self.each)
+        blocks = Blocks(*(config[each.name] for each in fields(Blocks)))
+        self.at_once = blocks.at_once(images)
+        self.share = config["steps"] * config["pixels"]
+        self.splits = -(-images.pixels // self.share)
+        self.block: dict[str, Any] = {
             "PIXELS": images.pixels,
-            "GROUPS": images.groups,
-            "EACH": images.each,
-            "TOGETHER": config["together"],
             "BLOCK_P": config["pixels"],
-            "BLOCK_C": power(config["together"] * images.each),
-            "BLOCK_G": power(config["together"]),
+            "BLOCK_C": power(config["together"] * self.each),
             "WIDE": images.wide,
         }
-        self.written: dict[str, Any] = {"Y": images.y_strides, "ACTIVATION": node.activation}
-        self.tensors: dict[str, KernelArgument] = {
+        self.groups: dict[str, Any] = {
+            "GROUPS": images.channels // self.each,
+            "EACH": self.each,
+            "TOGETHER": config["together"],
+            "BLOCK_G": power(config["together"]),
+            "BLOCK_E": power(self.each),
+        }
+        self.written: dict[str, Any] = {
+            "X": images.x_strides,
+            "Y": images.y_strides,
+            "BIAS": _stride(images.bias),
+            "ACTIVATION": node.activation,
+        }
+        self.tensors: dict[str, KernelArgument | None] = {
             "x": images.x.pointer,
             "y": images.y.pointer,
-            "epsilon": Scalar("f32", float(node.epsilon)),
+            "bias": _pointer(images.bias),
         }
-        for name, each in (("scale", images.scale), ("bias", images.bias)):
-            if each is None:
-                self.written |= {name: None, name.upper(): 0}
-            else:
-                self.tensors[name] = each.pointer
-                self.written[name.upper()] = each.strides[0]
+        self.scale: dict[str, KernelArgument | None] = {"scale": _pointer(images.scale)}
+        self.epsilon: dict[str, KernelArgument | None] = {"epsilon": Scalar("f32", float(node.epsilon))}
 
     def of_whole_images(self) -> Candidate:
-        none = {"means": None, "variances": None, **_parts(1, self.images.pixels)}
-        return Candidate((self._launch(normalize_groups, self.tensors, self._results(none), self.chunks),))
+        none = {"means": None, "variances": None}
+        return Candidate((self._normalize_groups(none, _parts(1, self.images.pixels), self.chunks),))
 
-    def of_parts(self) -> Candidate:
-        """The statistics of parts, and in three launches those of whole images, in the workspace."""
-        images, steps = self.images, self.config["steps"]
-        share = steps * self.config["pixels"]
-        splits = -(-images.pixels // share)
-        groups = images.count * images.groups
-        sizes = [4 * groups * splits] * 2 + [4 * groups] * (2 if self.config["launches"] == 3 else 0)
-        *offsets, end = itertools.accumulate(map(aligned, sizes), initial=0)
-        places = [TypedPointer(Pointer(WORKSPACE, offset), "float32") for offset in offsets]
-        kept = dict(zip(("means", "variances"), places, strict=False))
-        looped = {"SPLITS": splits, "STEPS": steps, "STAGES": self.config["stages"]}
-        x = {"x": images.x.pointer}
-        launches = [self._launch(split_statistics, {**x, **kept}, {**self.blocks, **looped}, self.chunks * splits)]
-        parts = _parts(splits, share)
-        if self.config["launches"] == 3:
-            merged = dict(zip(("merged_means", "merged_variances"), places[2:], strict=True))
-            constants = {"PIXELS": images.pixels, **parts}
-            launches.append(self._launch(merge_splits, {**kept, **merged}, constants, groups))
-            kept = dict(zip(("means", "variances"), places[2:], strict=True))
-            parts = _parts(1, images.pixels)
-        programs = self.chunks * -(-images.pixels // self.config["pixels"])
-        launches.append(self._launch(normalize_groups, {**self.tensors, **kept}, self._results(parts), programs))
-        return Candidate(tuple(launches), end)
+    def of_groups(self) -> Candidate:
+        """The statistics of parts in the workspace: [images, groups, parts]."""
+        splits, groups = self.splits, self.images.groups
+        (means, variances), end = _places([self.images.count * groups * splits] * 2)
+        kept = {"means": means, "variances": variances}
+        last = self._normalize_groups(kept, _parts(splits, self.share), self._blocks)
+        return Candidate((self._statistics(kept, (groups * splits, 1, splits)), last), end)
 
-    def _results(self, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """The constants of the launch that writes results."""
-        return {**self.blocks, **self.written, **parts}
+    def of_channels(self) -> Candidate:
+        """Those of parts: [images, parts, channels], and of whole images: [images, channels]."""
+        images, channels = self.images, self.images.channels
+        sizes = [images.count * channels * self.splits] * 2 + [images.count * channels] * 2
+        (means, variances, merged_means, factors), end = _places(sizes)
+        kept = {"means": means, "variances": variances}
+        merged = self._launch(
+            merge_channels,
+            {**kept, "merged_means": merged_means, "factors": factors, **self.scale, **self.epsilon},
+            {
+                "SCALE": _stride(images.scale),
+                "PIXELS": images.pixels,
+                "GROUPS": images.groups,
+                "EACH": images.each,
+                "BLOCK_E": power(images.each),
+                **_parts(self.splits, self.share),
+            },
+            images.count * images.groups,
+        )
+        last = self._launch(
+            normalize_channels,
+            {**self.tensors, "means": merged_means, "factors": factors},
+            {**self.block, **self.written, "CHANNELS": channels, "WIDTH": self.config["together"]},
+            self._blocks,
+        )
+        return Candidate((self._statistics(kept, (channels * self.splits, channels, 1)), merged, last), end)
+
+    @property
+    def _blocks(self) -> int:
+        return self.chunks * -(-self.images.pixels // self.config["pixels"])
+
+    def _statistics(self, kept: Mapping[str, KernelArgument | None], strides: tuple[int, int, int]) -> KernelLaunch:
+        """strides: of images, parts and groups, or channels, in `kept`."""
+        parts = {"PARTS": strides, "SPLITS": self.splits, "STEPS": self.config["steps"]}
+        stages = self.config["stages"]
+        loop = {"AT_ONCE": stages == 1 and self.at_once, "STAGES": stages}
+        constants = {**self.block, **self.groups, **parts, **loop, "X": self.images.x_strides}
+        return self._launch(
+            split_statistics, {"x": self.images.x.pointer, **kept}, constants, self.chunks * self.splits
+        )
+
+    def _normalize_groups(
+        self, kept: Mapping[str, KernelArgument | None], parts: Mapping[str, Any], programs: int
+    ) -> KernelLaunch:
+        constants = {**self.block, **self.groups, **self.written, **parts, "SCALE": _stride(self.images.scale)}
+        arguments = {**self.tensors, **self.scale, **self.epsilon, **kept}
+        return self._launch(normalize_groups, arguments, constants, programs)
 
     def _launch(
-        self, function: Any, arguments: Mapping[str, KernelArgument], constants: Mapping[str, Any], programs: int
+        self, function: Any, tensors: Mapping[str, KernelArgument | None], constants: Mapping[str, Any], programs: int
     ) -> KernelLaunch:
+        """Tensors that there are not are constants."""
+        arguments = {name: each for name, each in tensors.items() if each is not None}
+        none = {name: None for name in tensors if name not in arguments}
         return KernelLaunch(
             function,
             arguments,
-            {**constants, "DEPENDENT": bool(self.config["programmatic"])},
+            {**constants, **none, "DEPENDENT": bool(self.config["programmatic"])},
             (programs, 1, 1),
             num_warps=self.config["warps"],
             num_stages=1,
             programmatic=bool(self.config["programmatic"]),
         )
+
+
+def _pointer(vector: Strided | None) -> TypedPointer | None:
+    return None if vector is None else vector.pointer
+
+
+def _stride(vector: Strided | None) -> int:
+    return 0 if vector is None else vector.strides[0]
+
+
+def _places(sizes: Sequence[int]) -> tuple[list[KernelArgument], int]:
+    """Where so many numbers each are kept in the workspace, in float32, and where they end."""
+    *offsets, end = itertools.accumulate((aligned(4 * size) for size in sizes), initial=0)
+    return [TypedPointer(Pointer(WORKSPACE, offset), "float32") for offset in offsets], end
 
 
 def _parts(splits: int, share: int) -> dict[str, Any]:
