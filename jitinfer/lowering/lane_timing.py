@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from jitinfer.errors import DeviceError, DeviceLostError, DeviceMemoryError
 from jitinfer.graph.types import TensorType
+from jitinfer.lowering.lanes import LEAST_SHARE
 from jitinfer.runtime.samples import sampled
 from jitinfer.runtime.timing import InTurn
 
 if TYPE_CHECKING:
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.plan import Plan
-
-NOISE = 0.01
-"""The share of a plan's time by which another one has to be faster: medians of the same plan differ by less."""
 
 LEAST_ROUNDS = 5
 
@@ -29,7 +27,7 @@ logger = logging.getLogger("jitinfer.lowering")
 
 
 def faster(laned: Plan, plain: Plan, device: Device, seconds: float = math.inf) -> Plan:
-    """`laned`, or `plain` where that takes less time by more than NOISE.
+    """`laned` where it takes less time than `plain` by LEAST_SHARE of that at least; else `plain`.
 
     laned, plain: of the same graph with the same kernels, in two lanes and in one. They run on random numbers; the
     weights are on the device once for both, beside whatever else is there. Where the memory or `seconds` do not
@@ -52,7 +50,7 @@ def faster(laned: Plan, plain: Plan, device: Device, seconds: float = math.inf) 
         logger.info("two lanes are taken as estimated: %.1f s are too little to compare them with one", seconds)
         return laned
     two, one = (statistics.median(times) for times in zip(*rounds, strict=True))
-    kept, word = (plain, "one is") if one < (1.0 - NOISE) * two else (laned, "two are")
+    kept, word = (laned, "two are") if two <= (1.0 - LEAST_SHARE) * one else (plain, "one is")
     logger.info("two lanes take %.1f us, one takes %.1f us: %s kept", two, one, word)
     return kept
 

@@ -15,7 +15,8 @@ from jitinfer.graph import Builder, ops
 from jitinfer.graph.types import TensorType, numpy_dtype
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import FirstThatCompiles, lane_timing
-from jitinfer.lowering.lane_timing import LEAST_ROUNDS, NOISE, faster
+from jitinfer.lowering.lane_timing import LEAST_ROUNDS, faster
+from jitinfer.lowering.lanes import LEAST_SHARE
 from jitinfer.lowering.lower import Outline
 from jitinfer.runtime import Buffer, Copy, Device, Fill, Plan, Pointer, Slot
 from jitinfer.runtime.driver import call
@@ -88,9 +89,9 @@ def test_one_lane_takes_the_place_of_two_where_they_are_slower(fake, caplog):
     assert not fake.held
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.5, 2), (2.0, 1)])
-def test_what_is_slower_by_less_than_the_noise_stays(fake, share, kept):
-    longer = round(40000 + share * NOISE * 120000)
+@pytest.mark.parametrize(("more", "kept"), [(-1, 2), (1, 1)])
+def test_a_gain_that_is_too_small_is_none(fake, more, kept):
+    longer = round(40000 - LEAST_SHARE * 120000) + more
     assert faster(laned(longer), PLAIN, Device.of(0)).lanes == kept
 
 
@@ -201,7 +202,10 @@ def chains(names, length, rows):
 @needs_gpu
 @pytest.mark.parametrize(("rows", "lanes"), [(128, {2}), (1024, {1, 2})])
 def test_on_a_device_the_slower_one_is_not_kept(rows, lanes):
-    """Of 128 rows, a product leaves most multiprocessors idle; 1024 rows occupy them all, or nearly."""
+    """Of 128 rows, a product leaves most multiprocessors idle; 1024 rows occupy them all, or nearly.
+
+    One plan loaded twice has taken 632 and 703 us on an H100: 0.9 of the other's time says nothing.
+    """
     target, device = device_target(), Device.of(0)
     outline = Outline(chains("ab", 24, rows), target)
     with Compiler(target) as compiler:
@@ -218,4 +222,4 @@ def test_on_a_device_the_slower_one_is_not_kept(rows, lanes):
     mine, other = (statistics.median(times) for times in zip(*[plans.round() for _ in range(30)], strict=True))
     plans.close()
     weights.close()
-    assert mine <= (1.0 + 3 * NOISE) * other
+    assert mine <= other / 0.9
