@@ -32,7 +32,7 @@ LEAST_MICROSECONDS = 4.0
 LEAST_SHARE = 0.03
 """Of the time in one lane that two have to spare, estimated or measured.
 
-They take more memory, and the host longer to launch; and a plan that is loaded twice does not take the same time twice.
+They take more memory, and a plan that is loaded twice does not take the same time twice.
 On an H100, gains of 1.3% and 1.9% by `lowering.lane_timing` were none in whole runs, and those of 3.9% were there.
 """
 

@@ -54,6 +54,12 @@ class InTurn:
         """
         return tuple(map(self._replay, self._executors))
 
+    def calls(self) -> tuple[float, ...]:
+        """Microseconds of a call of each plan by the host's clock: from when it is queued, while the device has nothing to
+        do, until it has ended. Raises DeviceError.
+        """
+        return tuple(map(self._call, self._executors))
+
     def close(self) -> None:
         """Gives the memory back, but for the weights. Idempotent."""
         for executor in self._executors:
@@ -82,6 +88,14 @@ class InTurn:
             call("cuEventRecord", second, self._stream)
             call("cuEventSynchronize", second, step="measuring")
             return _elapsed(first, second)
+
+    def _call(self, executor: Executor) -> float:
+        with self._device.current():
+            call("cuStreamSynchronize", self._stream, step="measuring")
+            began = time.perf_counter()
+            executor.enqueue(executor.inputs, self._stream)
+            call("cuStreamSynchronize", self._stream, step="measuring")
+            return 1e6 * (time.perf_counter() - began)
 
 
 def interquartile_mean(values: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ from jitinfer.lowering import FirstThatCompiles, lane_timing
 from jitinfer.lowering.lane_timing import LEAST_ROUNDS, faster
 from jitinfer.lowering.lanes import LEAST_SHARE
 from jitinfer.lowering.lower import Outline
-from jitinfer.runtime import Buffer, Copy, Device, Fill, Plan, Pointer, Slot
+from jitinfer.runtime import Buffer, Copy, Device, Fill, Plan, Pointer, Slot, timing
 from jitinfer.runtime.driver import call
 from jitinfer.runtime.plan import aligned
 from jitinfer.runtime.samples import sampled
@@ -64,10 +64,31 @@ LANED = laned()
 PLAIN = replace(LANED, slots=())
 
 
+class Host:
+    """Waits for the device, and takes its time to launch a graph: the microseconds of one in lanes, and of others."""
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.launching = 0.0
+        self.in_lanes, self.others = 50.0, 10.0
+        self.launch = driver.cuGraphLaunch
+
+    def cuGraphLaunch(self, graph, stream):
+        beginnings = sum(not node.after for node in self.driver._graphs[graph])
+        self.launching += self.in_lanes if beginnings > 1 else self.others
+        return self.launch(graph, stream)
+
+    def perf_counter(self):
+        return 1e-6 * (self.driver.now + self.launching)
+
+
 @pytest.fixture
 def fake(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "jitinfer")
     with installed(monkeypatch) as driver:
+        driver.host = Host(driver)
+        monkeypatch.setattr(driver, "cuGraphLaunch", driver.host.cuGraphLaunch)
+        monkeypatch.setattr(timing, "time", driver.host)
         yield driver
 
 
@@ -79,14 +100,24 @@ def told(caplog, level=logging.INFO):
 
 def test_two_lanes_stay_where_they_are_faster(fake, caplog):
     assert faster(LANED, PLAIN, Device.of(0)) is LANED
-    assert told(caplog) == "two lanes take 80000.0 us, one takes 120000.0 us: two are kept"
+    assert told(caplog) == (
+        "two lanes take 80000.0 us, 80050.0 in a call, one takes 120000.0 us, 120010.0 in a call: two are kept"
+    )
     assert not fake.held
 
 
 def test_one_lane_takes_the_place_of_two_where_they_are_slower(fake, caplog):
     assert faster(laned(longer=60000), PLAIN, Device.of(0)) is PLAIN
-    assert told(caplog) == "two lanes take 140000.0 us, one takes 120000.0 us: one is kept"
+    assert told(caplog) == (
+        "two lanes take 140000.0 us, 140050.0 in a call, one takes 120000.0 us, 120010.0 in a call: one is kept"
+    )
     assert not fake.held
+
+
+@pytest.mark.parametrize(("more", "kept"), [(-1, 2), (1, 1)])
+def test_what_the_host_takes_longer_to_launch_counts(fake, more, kept):
+    fake.host.in_lanes = fake.host.others + 40000 + more
+    assert faster(LANED, PLAIN, Device.of(0)).lanes == kept
 
 
 @pytest.mark.parametrize(("more", "kept"), [(-1, 2), (1, 1)])
