@@ -55,8 +55,8 @@ class InTurn:
         return tuple(map(self._replay, self._executors))
 
     def calls(self) -> tuple[float, ...]:
-        """Microseconds of a call of each plan by the host's clock, while the device has nothing else to do: from when it
-        is queued until it has ended. Raises DeviceError.
+        """Microseconds of a call of each plan by the host's clock, while the device has nothing else to do: from
+        when it is queued until it has ended. Raises DeviceError.
         """
         return tuple(map(self._call, self._executors))
 
