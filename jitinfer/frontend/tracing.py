@@ -23,6 +23,7 @@ from jitinfer.frontend.serialising import all_ops, serialise
 from jitinfer.frontend.translator import (
     current_sources_only,
     distinct_names,
+    judged_once,
     keywords_of_builtins,
     methods_kept,
     own_lines,
@@ -126,6 +127,7 @@ def trace(
         current_sources_only(),
         methods_kept(),
         own_lines(),
+        judged_once(),
         keywords_of_builtins(),
         own_records(),
         owned_arguments(),

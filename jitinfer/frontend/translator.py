@@ -165,6 +165,31 @@ def methods_kept() -> Iterator[None]:
 
 
 @contextmanager
+def judged_once() -> Iterator[None]:
+    """Let the translator judge a function once, and not at each call: it looks for it among all those of some modules.
+
+    A layer is judged by its `forward`, and a method by its function.
+    """
+    original = convert_call_func.is_unsupported
+    judged: dict[tuple[int, bool], tuple[Any, bool]] = {}  # with what is judged, whose number must not become another's
+
+    def is_unsupported(function: Any) -> bool:
+        is_layer = isinstance(function, paddle.nn.Layer)
+        decisive = function.forward if is_layer else function
+        decisive = getattr(decisive, "__func__", decisive)
+        key = id(decisive), is_layer
+        if key not in judged:
+            judged[key] = decisive, original(function)
+        return judged[key][1]
+
+    convert_call_func.is_unsupported = is_unsupported
+    try:
+        yield
+    finally:
+        convert_call_func.is_unsupported = original
+
+
+@contextmanager
 def keywords_of_builtins() -> Iterator[None]:
     """Let `zip` and `enumerate` take their keywords, which the translator's own do not have."""
     zipped, enumerated = convert_call_func.convert_zip, convert_call_func.convert_enumerate

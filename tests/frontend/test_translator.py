@@ -1,10 +1,12 @@
 """What the translator keeps of methods, and what it has to see anew."""
 
+import types
+
 import numpy
 import paddle
 import pytest
 from graphs import imported
-from paddle.jit.dy2static import parameter_recorder, program_translator
+from paddle.jit.dy2static import convert_call_func, parameter_recorder, program_translator
 from reference import assert_same
 
 import jitinfer
@@ -202,3 +204,19 @@ def test_zip_is_as_strict_as_it_is_told_to_be():
     compiled = jitinfer.inference(unequal_pairs)
     with pytest.raises(ValueError, match="shorter"):
         compiled(paddle.randn([2]))
+
+
+def test_what_is_called_again_is_judged_once(monkeypatch):
+    judged = []
+    original = convert_call_func.is_unsupported
+
+    def counted(function):
+        judged.append(function)
+        return original(function)
+
+    monkeypatch.setattr(convert_call_func, "is_unsupported", counted)
+    stack = Stack(6)
+    stack.blocks[3].forward = types.MethodType(Other.forward, stack.blocks[3])  # a layer with a forward of its own
+    require_right(stack)
+    assert sum(isinstance(each, Block) for each in judged) == 2
+    assert convert_call_func.is_unsupported is counted
