@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from jitinfer.graph.node import Node
 
 
+_UNKNOWN = 2**60
+"""The rank of a node that was dropped, should it be read again after all, and of those that read from it."""
+
+
 class Editor:
     """A graph while a pass rewrites it. The graph it was made from stays as it is.
 
@@ -36,8 +40,10 @@ class Editor:
         self._producers: dict[Value, Node] = {}
         self._users: dict[Value, dict[Node, None]] = {value: {} for value in given}
         self._dead: set[Node] = set()
+        self._rank: dict[Node, int] = {}  # that of a node is no lower than those of the nodes that it reads from
         for node in graph.nodes:
             self._insert(node)
+            self._rank[node] = self._position[node]
 
     def _insert(self, node: Node) -> None:
         self._position[node] = len(self._nodes)
@@ -83,11 +89,12 @@ class Editor:
     def depends(self, values: Iterable[Value], on: Iterable[Node]) -> bool:
         """Whether one of `values` is computed from a result of one of the nodes `on`."""
         targets = set(on)
+        least = min((self._rank.get(node, 0) for node in targets), default=0)
         seen: set[Node] = set()
         waiting = [self.producer(value) for value in values]
         while waiting:
             node = waiting.pop()
-            if node is None or node in seen:
+            if node is None or node in seen or self._rank.get(node, least) < least:
                 continue
             if node in targets:
                 return True
@@ -104,7 +111,9 @@ class Editor:
         if old.type != new.type:
             raise PassError(f"{old} cannot be replaced by {new}: the types differ")
         self._replaced[old] = new
-        self._users[new].update(self._users.pop(old))
+        users = self._users.pop(old)
+        self._users[new].update(users)
+        self._raise(users, self._rank_of(new))
         node = self._producers.get(old)
         if node is not None:
             self._release(node)
@@ -114,6 +123,22 @@ class Editor:
         added, self.builder.nodes = self.builder.nodes, []
         for node in added:
             self._insert(node)
+            self._rank[node] = max((self._rank_of(value) for value in node.inputs if value is not None), default=-1)
+
+    def _rank_of(self, value: Value) -> int:
+        """Of the node that computes it; -1 for an input or a parameter."""
+        node = self.producer(value)
+        return -1 if node is None else self._rank.get(node, _UNKNOWN)
+
+    def _raise(self, nodes: Iterable[Node], rank: int) -> None:
+        """Let `nodes`, and all that read from them, have this rank at least."""
+        waiting = list(nodes)
+        while waiting:
+            node = waiting.pop()
+            if self._rank.get(node, _UNKNOWN) < rank:
+                self._rank[node] = rank
+                for value in node.outputs:
+                    waiting.extend(self._users.get(value, ()))
 
     def _release(self, node: Node) -> None:
         """Drop `node`, and what only it needed, if nobody reads its results."""
@@ -123,6 +148,7 @@ class Editor:
             if unread in self._dead or any(self._read(value) for value in unread.outputs):
                 continue
             self._dead.add(unread)
+            self._rank.pop(unread, None)
             for value in self.inputs(unread):
                 if value is not None:
                     self._users[value].pop(unread, None)
@@ -140,6 +166,18 @@ class Editor:
         Raises PassError if the replacements have made a circle.
         """
         self.adopt()
+        ordered = self._ordered()
+        heirs = self._heirs(ordered)
+        outputs = tuple(self.resolve(value) for value in self._graph.outputs)
+        return dataclasses.replace(
+            self._graph,
+            parameters=tuple(self.parameters),
+            nodes=tuple(self._resolved(node, heirs) for node in ordered),
+            outputs=tuple(heirs.get(value, value) for value in outputs),
+        )
+
+    def _ordered(self) -> list[Node]:
+        """What outputs need, each behind what it reads from. Raises PassError where there is no such order."""
         ordered: list[Node] = []
         state: dict[Node, bool] = {}  # False: its inputs are being placed; True: placed
         for first in self._roots():
@@ -163,14 +201,7 @@ class Editor:
                 else:
                     state[node] = False
                     waiting.extend(reversed(needed))
-        heirs = self._heirs(ordered)
-        outputs = tuple(self.resolve(value) for value in self._graph.outputs)
-        return dataclasses.replace(
-            self._graph,
-            parameters=tuple(self.parameters),
-            nodes=tuple(self._resolved(node, heirs) for node in ordered),
-            outputs=tuple(heirs.get(value, value) for value in outputs),
-        )
+        return ordered
 
     def _heirs(self, nodes: Iterable[Node]) -> dict[Value, Value]:
         """The new values that have replaced one of the first graph that is gone, and what they are under its name."""

@@ -59,18 +59,19 @@ class RewritePass(GraphPass):
         patterns = self.results()
         roots = set(_root_ops(patterns[0]))
         total = 0
-        while True:
+        while any(node.op.name in roots for node in graph.nodes):
             editor = Editor(graph)
             count = 0
             for node in reversed(list(editor.nodes())):  # the largest match ends last
                 if node.op.name in roots and editor.alive(node) and self._rewrite(editor, node, patterns):
                     count += 1
             if not count:
-                return graph, total
+                break
             graph = editor.finish()
             total += count
             if total > 100 * (len(graph.nodes) + 100):
                 raise PassError(f"{self.name} finds its own result again and again")
+        return graph, total
 
     def _rewrite(self, editor: Editor, node: Node, patterns: tuple[Pattern, ...]) -> bool:
         for found in patterns[0].match(editor, node.outputs[0], Bindings({})):

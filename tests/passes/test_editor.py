@@ -1,5 +1,9 @@
 """What an edited graph is like, beyond what the passes' own tests see."""
 
+import random
+
+import pytest
+
 from jitinfer.graph import Builder, Tensor, ops
 from jitinfer.passes.editor import Editor
 
@@ -57,3 +61,44 @@ def test_a_name_is_not_taken_from_what_is_still_read():
     after = editor.finish()
     after.check()
     assert computed(after) == {"exp_0": "exp", "tanh_0": "cos", "sin_0": "sin"}
+
+
+def ancestors(editor, values):
+    """Of a graph as it is, without what the editor keeps to be faster."""
+    found, waiting = set(), [editor.producer(value) for value in values]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [editor.producer(value) for value in node.inputs]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_depends_on_what(seed):
+    """While values are replaced by others: by such as are computed later, too, and of nodes that are gone."""
+    generator = random.Random(seed)
+    builder = Builder()
+    tensors = [builder.input(name, (4,)) for name in "xyz"]
+    for _ in range(30):
+        tensors.append(generator.choice(tensors[-8:]) + generator.choice(tensors[-20:]))
+    editor = Editor(builder.build(*generator.sample(tensors[3:], 6)))
+    values = [tensor.value for tensor in tensors[3:]]
+    answers = {True: 0, False: 0}
+    for _ in range(60):
+        asked, on = generator.sample(values, 3), generator.sample(values, 2)
+        nodes = {editor.producer(value) for value in on} - {None}
+        wanted = not nodes.isdisjoint(ancestors(editor, asked))
+        assert editor.depends(asked, nodes) == wanted
+        answers[wanted] += 1
+        old = generator.choice(values)
+        node = editor.producer(old)
+        others = [value for value in values if node is None or node not in ancestors(editor, [value])]
+        if node is None or len(others) < 2:
+            continue
+        one, other = (Tensor(editor.builder, editor.resolve(each)) for each in generator.sample(others, 2))
+        new = (one + other).value
+        values.append(new)
+        editor.replace(old, new)
+    assert min(answers.values()) > 3
+    editor.finish().check()
