@@ -1,5 +1,6 @@
 """Compiling without a device: for four architectures, once, side by side, and with errors that name the function."""
 
+import errno
 import threading
 import types
 from dataclasses import replace
@@ -16,6 +17,7 @@ from jitinfer.errors import KernelError
 from jitinfer.kernels import KernelLaunch, Target
 from jitinfer.kernels.assembly import plan_of_node, scratch_bytes, specializations
 from jitinfer.kernels.family import Candidate, TypedPointer
+from jitinfer.kernels.triton import worker
 from jitinfer.kernels.triton.attention import BlockAttention
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.kernels.triton.frontend import kernel_key, triton_ir
@@ -218,8 +220,8 @@ class TestFailures:
     def test_a_process_that_dies_costs_one_kernel(self, monkeypatch):
         with Compiler(Target.named(90), workers=1) as each:
             each.compile(specialize(launch()))
-            (worker,) = each._pool._alive
-            worker._process.kill()
+            (child,) = each._pool._alive
+            child._process.kill()
             with pytest.raises(KernelError, match="ended with code -9"):
                 each.compile(specialize(launch(1008)))
             assert each.compile(specialize(launch(1008))).entry == "scale_and_add"
@@ -239,9 +241,9 @@ class TestFailures:
 def test_processes_end_with_the_compiler():
     compiler = Compiler(Target.named(90), workers=1)
     compiler.compile(specialize(launch()))
-    (worker,) = compiler._pool._alive
-    process = worker._process
-    del compiler, worker
+    (child,) = compiler._pool._alive
+    process = child._process
+    del compiler, child
     assert process.wait(timeout=30) == -9
 
 
@@ -320,3 +322,31 @@ class TestBinding:
 
 def test_the_ir_has_no_paths():
     assert "/" not in triton_ir(specialize(launch()), 90).replace("//", "")
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM])
+def test_a_machine_that_has_no_process_to_spare_is_asked_again(monkeypatch, code):
+    waited, failures = [], [OSError(code, "no process")] * 3
+    monkeypatch.setattr(worker.time, "sleep", waited.append)
+
+    def make():
+        if failures:
+            raise failures.pop()
+        return {"cubin": ""}
+
+    assert worker.patiently(make) == {"cubin": ""}
+    assert waited == list(worker.WAITS[:3])
+    failures += [OSError(code, "no process")] * (len(worker.WAITS) + 1)
+    with pytest.raises(OSError, match="no process"):
+        worker.patiently(make)
+    assert not failures
+
+
+def test_other_failures_are_told_at_once(monkeypatch):
+    monkeypatch.setattr(worker.time, "sleep", lambda _: pytest.fail("waited"))
+
+    def make():
+        raise FileNotFoundError("ptxas")
+
+    with pytest.raises(FileNotFoundError):
+        worker.patiently(make)

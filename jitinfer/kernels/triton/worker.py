@@ -6,11 +6,17 @@ In a process of its own, since LLVM ends the process that it cannot go on in, an
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import sys
 import tempfile
-from typing import Any
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 METADATA = (
     "name",
@@ -23,6 +29,13 @@ METADATA = (
 )
 
 
+_SCARCE = (errno.EAGAIN, errno.ENOMEM)
+"""What a machine says that has no process, or no memory, to spare for now: ptxas is a process of its own."""
+
+WAITS = (0.25, 0.5, 1.0, 2.0)
+"""Seconds until it is asked again, and again."""
+
+
 def main() -> None:
     """Answers requests on standard input; whatever else prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -30,11 +43,24 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = machine_code(_ir(request), request["capability"], request["options"])
+            made = partial(machine_code, _ir(request), request["capability"], request["options"])
+            answer = patiently(made)
         except Exception as error:  # noqa: BLE001 (every failure is an answer)
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def patiently(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, once the machine has what that takes. Raises what it raises."""
+    for seconds in WAITS:
+        try:
+            return make()
+        except OSError as error:  # noqa: PERF203 (it is tried again)
+            if error.errno not in _SCARCE:
+                raise
+            time.sleep(seconds)
+    return make()
 
 
 def _ir(request: dict[str, Any]) -> str:
