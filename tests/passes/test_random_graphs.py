@@ -269,7 +269,7 @@ class Writer:
             return self.activation()
         y = self.one_of([x, ops.silu(x)])
         half = x.shape[-1] // 2
-        bounds = self.one_of([[(0, half), (half, x.shape[-1])], [(0, half), (0, half)]])
+        bounds = self.one_of([[(0, half), (half, 2 * half)], [(0, half), (0, half)]])
         first, second = (ops.concat(_part(x, *bound), _part(y, *bound), axis=1) for bound in bounds)
         return first * second
 
