@@ -355,7 +355,7 @@ def test_configurations(shape, layouts):
             assert each["programmatic"] == target.has_programmatic_launch
         if shape in LARGE:
             first, last = (FAMILY.launches(node, configs[0], target).steps[i].grid[0] for i in (0, -1))
-            assert 0.7 * target.sm_count <= first <= last
+            assert 0.9 * target.sm_count <= first <= last  # parts are of whole blocks
 
 
 # Microseconds on an H100, and blocks: of groups of few channels a program, whose kernels have changed least since.

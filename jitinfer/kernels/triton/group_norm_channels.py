@@ -10,7 +10,14 @@ import triton
 import triton.language as tl
 
 from jitinfer.kernels.triton.epilogue import activated
-from jitinfer.kernels.triton.group_norm_kernel import block_mask, first_of, offsets_within, vector_of, weight_of
+from jitinfer.kernels.triton.group_norm_kernel import (
+    block_mask,
+    first_of,
+    last_first,
+    offsets_within,
+    vector_of,
+    weight_of,
+)
 
 
 @triton.jit
@@ -88,13 +95,8 @@ def normalize_channels(
     """
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
-    chunks: tl.constexpr = CHANNELS // WIDTH
-    blocks: tl.constexpr = (PIXELS + BLOCK_P - 1) // BLOCK_P
-    # From the last block to the first: those that were read last are in the second-level cache still.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    first_channel = program % chunks * WIDTH
-    first_pixel = program // chunks % blocks * BLOCK_P
-    image = program // (chunks * blocks)
+    image, chunk, first_pixel = last_first(CHANNELS // WIDTH, PIXELS, BLOCK_P)
+    first_channel = chunk * WIDTH
     pixel = tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     known = channel < WIDTH

@@ -27,6 +27,17 @@ def first_of(tensor, image, pixel, channel, STRIDES: tl.constexpr):
 
 
 @triton.jit
+def last_first(CHUNKS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Image, chunk of channels and first pixel of this program's block.
+
+    From the last block to the first: those that were read last are in the second-level cache still.
+    """
+    blocks: tl.constexpr = (PIXELS + BLOCK_P - 1) // BLOCK_P
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    return program // (CHUNKS * blocks), program % CHUNKS, program // CHUNKS % blocks * BLOCK_P
+
+
+@triton.jit
 def offsets_within(pixel, channel, STRIDES: tl.constexpr, WIDE: tl.constexpr):
     """Places of a block's elements behind its first."""
     if WIDE:
@@ -227,13 +238,8 @@ def normalize_groups(
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
     width: tl.constexpr = TOGETHER * EACH
-    chunks: tl.constexpr = GROUPS // TOGETHER
-    blocks: tl.constexpr = (PIXELS + BLOCK_P - 1) // BLOCK_P
-    # From the last block to the first: those that were read last are in the second-level cache still.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    first_group = program % chunks * TOGETHER
-    first_pixel = program // chunks % blocks * BLOCK_P
-    image = program // (chunks * blocks)
+    image, chunk, first_pixel = last_first(GROUPS // TOGETHER, PIXELS, BLOCK_P)
+    first_group = chunk * TOGETHER
     pixel = tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     inside = block_mask(pixel, channel, PIXELS - first_pixel, width, PIXELS % BLOCK_P == 0)
