@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from paddle.base import core
 
+from jitinfer.frontend.replacement import replaced
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,8 +30,5 @@ def owned_arguments() -> Iterator[None]:
     def args(self: Any) -> list[Any]:
         return [argument._clone() for argument in borrowed(self)]
 
-    block.args = args
-    try:
+    with replaced(block, args=args):
         yield
-    finally:
-        block.args = borrowed

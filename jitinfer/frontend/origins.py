@@ -14,6 +14,7 @@ import paddle
 from paddle.nn.layer import layers
 
 from jitinfer.frontend.program import entries
+from jitinfer.frontend.replacement import replaced
 from jitinfer.graph.node import NOWHERE, Origin
 
 if TYPE_CHECKING:
@@ -89,11 +90,8 @@ class LayerPaths:
         def name_struct(prefix: str) -> Any:
             return self._call(prefix) if threading.get_ident() == self._thread else original(prefix)
 
-        layers.name_struct = name_struct
-        try:
+        with replaced(layers, name_struct=name_struct):
             yield
-        finally:
-            layers.name_struct = original
 
     @contextmanager
     def _call(self, class_name: str) -> Iterator[None]:

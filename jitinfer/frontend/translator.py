@@ -19,6 +19,7 @@ import paddle
 from paddle.jit.dy2static import convert_call_func, parameter_recorder, program_translator
 from paddle.jit.dy2static.convert_call_func import convert_call
 
+from jitinfer.frontend.replacement import replaced
 from jitinfer.frontend.sources import source_is_current
 
 if TYPE_CHECKING:
@@ -108,11 +109,8 @@ def current_sources_only() -> Iterator[None]:
         text: str = original(function, *args, **kwargs)
         return text
 
-    program_translator.func_to_source_code = checked
-    try:
+    with replaced(program_translator, func_to_source_code=checked):
         yield
-    finally:
-        program_translator.func_to_source_code = original
 
 
 @contextmanager
@@ -131,11 +129,8 @@ def own_lines() -> Iterator[None]:
         finally:
             self._code_to_ast_caches = trees
 
-    cache._convert = converted
-    try:
+    with replaced(cache, _convert=converted):
         yield
-    finally:
-        cache._convert = original
 
 
 @contextmanager
@@ -157,11 +152,8 @@ def methods_kept() -> Iterator[None]:
         _CODES[plain] = plain.__code__
         return static
 
-    cache.convert_with_cache = kept
-    try:
+    with replaced(cache, convert_with_cache=kept):
         yield
-    finally:
-        cache.convert_with_cache = original
 
 
 @contextmanager
@@ -182,11 +174,8 @@ def judged_once() -> Iterator[None]:
             judged[key] = decisive, original(function)
         return judged[key][1]
 
-    convert_call_func.is_unsupported = is_unsupported
-    try:
+    with replaced(convert_call_func, is_unsupported=is_unsupported):
         yield
-    finally:
-        convert_call_func.is_unsupported = original
 
 
 @contextmanager
@@ -201,11 +190,8 @@ def keywords_of_builtins() -> Iterator[None]:
     def convert_enumerate(iterable: Any, start: int = 0) -> Any:
         return enumerated(iterable, start)
 
-    convert_call_func.convert_zip, convert_call_func.convert_enumerate = convert_zip, convert_enumerate
-    try:
+    with replaced(convert_call_func, convert_zip=convert_zip, convert_enumerate=convert_enumerate):
         yield
-    finally:
-        convert_call_func.convert_zip, convert_call_func.convert_enumerate = zipped, enumerated
 
 
 @contextmanager
@@ -217,12 +203,8 @@ def own_records() -> Iterator[None]:
     """
     parameters = parameter_recorder._global_parameter_recorder
     assignments = parameter_recorder._global_inplace_map
-    others = parameters.params_dict, parameters.tensor2value, assignments.params_dict
-    parameters.params_dict, parameters.tensor2value, assignments.params_dict = {}, {}, {}
-    try:
+    with replaced(parameters, params_dict={}, tensor2value={}), replaced(assignments, params_dict={}):
         yield
-    finally:
-        parameters.params_dict, parameters.tensor2value, assignments.params_dict = others
 
 
 @contextmanager

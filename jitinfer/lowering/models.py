@@ -53,7 +53,7 @@ class ModelMaker:
 
     tune: "off": as the families of kernels guess; "fast": some offers for each node are timed, within a limit of
     time; "max": all of them. excluded: kernels that must not be chosen. lanes: as `lower` says; unless `tune` is "off",
-    two stay only where one is not faster on the device. foreign: digests of the families of kernels that are not this
+    two stay only where they are `lane_timing.faster`. foreign: digests of the families of kernels that are not this
     library's, by name: other code makes other models.
     """
 

@@ -30,12 +30,12 @@ _MOST_BLOCKS = 64
 _WORD = 16
 """Bytes that a thread takes at a time, where source and destination are multiples of it; otherwise one at a time."""
 
-# A block of the grid's second dimension for each move. The parameter is MOST_MOVES moves.
+# A block of the grid's second dimension for each move, which is three numbers of eight bytes.
 _CODE = b"""
 .version 7.0
 .target sm_80
 .address_size 64
-.visible .entry copy_moves(.param .align 8 .b8 moves[384])
+.visible .entry copy_moves(.param .align 8 .b8 moves[MOVES_BYTES])
 {
   .reg .pred %end, %bytewise;
   .reg .b16 %byte;
@@ -90,7 +90,7 @@ BYTE:
 DONE:
   ret;
 }
-\0"""
+\0""".replace(b"MOVES_BYTES", b"%d" % (24 * MOST_MOVES))
 
 
 class DeviceCopies:
