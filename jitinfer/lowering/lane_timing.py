@@ -32,7 +32,7 @@ def faster(laned: Plan, plain: Plan, device: Device, seconds: float = math.inf) 
 
     laned, plain: of the same graph with the same kernels, in two lanes and in one. They run on random numbers; the
     weights are on the device once for both, beside whatever else is there. Where the memory or `seconds` do not
-    suffice, and where something fails, `laned` stays, and the log says so. Raises DeviceLostError.
+    suffice, and where something fails, it is `plain`, and the log says so. Raises DeviceLostError.
     """
     deadline = time.perf_counter() + seconds
     try:
@@ -42,14 +42,14 @@ def faster(laned: Plan, plain: Plan, device: Device, seconds: float = math.inf) 
         raise
     except DeviceMemoryError as error:
         # The text, since whoever keeps the error keeps what its frames hold on the device.
-        logger.info("two lanes are taken as estimated, without comparing them with one: %s", str(error))
-        return laned
+        logger.info("one lane is taken, without comparing two with it: %s", str(error))
+        return plain
     except DeviceError as error:
-        logger.warning("two lanes are taken as estimated, since comparing them with one failed: %s", str(error))
-        return laned
+        logger.warning("one lane is taken, since comparing two with it failed: %s", str(error))
+        return plain
     if len(rounds) < LEAST_ROUNDS:
-        logger.info("two lanes are taken as estimated: %.1f s are too little to compare them with one", seconds)
-        return laned
+        logger.info("one lane is taken: %.1f s are too little to compare two with it", seconds)
+        return plain
     two, one, two_called, one_called = (statistics.median(times) for times in zip(*rounds, strict=True))
     gains = two <= (1.0 - LEAST_SHARE) * one and two_called <= one_called
     kept, word = (laned, "two are") if gains else (plain, "one is")
