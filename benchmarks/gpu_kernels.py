@@ -25,7 +25,6 @@ from torch.nn import functional
 from jitinfer.graph import Builder, Node, View, op_named, ops
 from jitinfer.graph.cost import bytes_moved, flops
 from jitinfer.kernels.assembly import plan_of_node
-from jitinfer.kernels.family import input_name
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering.choice import Choice, offers, start
@@ -275,13 +274,13 @@ class Bench:
 
     def measured(self, case, choices):
         """What is known of a case, as JSON."""
-        rotation = Rotation(case.node, self.target)
+        rotation = Rotation([case.node], self.target)
         operands = random_operands(case, rotation.copies)
         weights = Weights(
             {
-                f"{input_name(position)}_{copy}": tensor
+                rotation.name(value, copy): tensor
                 for copy, tensors in enumerate(operands)
-                for position, tensor in zip(case.values.values(), tensors, strict=True)
+                for value, tensor in zip(case.values, tensors, strict=True)
             },
             self.device,
         )
@@ -299,7 +298,7 @@ class Bench:
                 if not error <= MOST_ERROR:
                     problems.append(f"{label} is WRONG by {error:.3g}")
                     continue
-                elapsed = microseconds(rotation.plan(choice), weights, self.device)
+                elapsed = microseconds(rotation.plan([(case.node, choice)]), weights, self.device)
             except Exception as problem:
                 problems.append(f"{label}: {type(problem).__name__}: {problem}"[:300])
                 continue
@@ -316,7 +315,7 @@ class Bench:
         """Microseconds of one call: ours, a copy of as many bytes, and torch's."""
         half = max(1, bytes_moved(case.node) // 2)
         pairs = [torch.zeros(2, half, dtype=torch.uint8, device="cuda") for _ in operands]
-        executor = Executor(rotation.plan(choice), weights, self.device)
+        executor = Executor(rotation.plan([(case.node, choice)]), weights, self.device)
         stream = torch.cuda.current_stream().cuda_stream
         torch._dynamo.reset()
         fast = torch.compile(case.function, dynamic=False)

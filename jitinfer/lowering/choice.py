@@ -54,28 +54,34 @@ class Chooser(Protocol):
         ...
 
 
-def form_of(node: Node) -> str:
-    """Text that is equal for nodes that the same kernels compute equally fast.
+def form_of(*nodes: Node) -> str:
+    """Text that is equal for nodes that the same kernels compute equally fast, one after the other where there are
+    several.
 
     It is the same whatever they are called and come from, and wherever in a tensor they read and write, as long as
     that is equally well aligned.
     """
-    values: dict[Value, Value] = {}
-    for value in node.inputs:
-        if value is not None:
-            values.setdefault(value, Value(value.type, f"x_{len(values)}"))
+    inputs: dict[Value, Value] = {}
     results: dict[Value, Value] = {}
-    for value in node.outputs:
-        results.setdefault(value, Value(value.type, f"y_{len(results)}"))
-    renamed = replace(
-        node,
-        inputs=tuple(None if value is None else values[value] for value in node.inputs),
-        outputs=tuple(results[value] for value in node.outputs),
-        views=tuple(_shifted(view, value) for view, value in zip(node.views, node.inputs, strict=False)),
-        stores=tuple(_shifted(store, value) for store, value in zip(node.stores, node.outputs, strict=False)),
-        origin=NOWHERE,
-    )
-    return Graph(tuple(values.values()), (), (renamed,), tuple(results.values())).hash
+    renamed: list[Node] = []
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value not in results:
+                inputs.setdefault(value, Value(value.type, f"x_{len(inputs)}"))
+        for value in node.outputs:
+            results.setdefault(value, Value(value.type, f"y_{len(results)}"))
+        named = {**inputs, **results}
+        renamed.append(
+            replace(
+                node,
+                inputs=tuple(None if value is None else named[value] for value in node.inputs),
+                outputs=tuple(named[value] for value in node.outputs),
+                views=tuple(_shifted(view, value) for view, value in zip(node.views, node.inputs, strict=False)),
+                stores=tuple(_shifted(store, value) for store, value in zip(node.stores, node.outputs, strict=False)),
+                origin=NOWHERE,
+            )
+        )
+    return Graph(tuple(inputs.values()), (), tuple(renamed), tuple(results.values())).hash
 
 
 def _shifted(view: View | None, value: Value | None) -> View | None:
@@ -147,20 +153,6 @@ class AsBefore:
             if len(choices) == len(every):
                 return choices
         return self._otherwise.choose(nodes, once)
-
-
-class Noted:
-    """Lets another choose, and notes what: `work`, in the order of the questions."""
-
-    def __init__(self, chooser: Chooser) -> None:
-        self._chooser = chooser
-        self.work: Work = []
-
-    def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
-        """As `Chooser` says."""
-        choices = self._chooser.choose(nodes, once)
-        self.work += zip((*nodes, *once), choices, strict=True)
-        return choices
 
 
 def first_that_compiles(node: Node, first: StartedOffer, rest: Iterable[Offer], compiler: Compiler) -> Choice:

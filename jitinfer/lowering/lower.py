@@ -15,13 +15,14 @@ from jitinfer.graph.op import Kind
 from jitinfer.kernels.assembly import assemble, scratch_bytes
 from jitinfer.kernels.family import WORKSPACE, input_name, output_name
 from jitinfer.lowering.lanes import one_lane, two_lanes
+from jitinfer.lowering.parts import replaced
 from jitinfer.lowering.placement import Lifetime, place
 from jitinfer.lowering.slots import in_slots, written_by
 from jitinfer.lowering.work import copy_node, kernel_nodes
 from jitinfer.runtime.plan import Buffer, Cost, Plan, Pointer, Region, aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jitinfer.graph import Graph
     from jitinfer.graph.node import Node, Value
@@ -36,13 +37,17 @@ class Lowered:
     """A plan, and how it came about.
 
     work: the nodes in the order of the plan's steps, each with its kernels; lower_bound: bytes that the busiest step,
-    or two that may run side by side, need of the arena, to compare `plan.arena_bytes` with; lanes: of the nodes.
+    or two that may run side by side, need of the arena, to compare `plan.arena_bytes` with; lanes: of the nodes;
+    parts: of which nodes were replaced, as `Outline` has it; prologue: the nodes of the plans of a prologue, with their
+    kernels, where there is one.
     """
 
     plan: Plan
     work: tuple[tuple[Node, Choice], ...]
     lower_bound: int
     lanes: Lanes
+    parts: Mapping[int, int]
+    prologue: tuple[tuple[Node, Choice], ...] = ()
 
 
 def lower(graph: Graph, target: Target, chooser: Chooser, lanes: int = 1) -> Lowered:
@@ -67,12 +72,17 @@ def located(plan: Plan, graph: Graph, target: Target) -> Plan:
 
 
 class Outline:
-    """A graph's `nodes` in order, for which kernels are to be chosen, and the buffers of its values, by their names."""
+    """A graph's `nodes` in order, for which kernels are to be chosen, and the buffers of its values, by their names.
 
-    def __init__(self, graph: Graph, target: Target) -> None:
+    parts: of products that are computed in parts, by their places among the nodes (`lowering.parts`): another node for
+    each of some nodes, in its place.
+    """
+
+    def __init__(self, graph: Graph, target: Target, parts: Mapping[int, int] | None = None) -> None:
         self._graph = graph
         self._target = target
-        self.nodes = kernel_nodes(graph, target)
+        self._parts = parts or {}
+        self.nodes = replaced(kernel_nodes(graph, target), self._parts)
         self._constants = _constants(graph, self.nodes)
         given = {*graph.inputs, *graph.parameters, *self._constants}
         self._outputs: list[str] = []
@@ -120,7 +130,7 @@ class Outline:
             constants=tuple((value.name, constant.little_endian) for value, constant in self._constants.items()),
             slots=slots,
         )
-        return Lowered(plan, tuple(work), placement.lower_bound, assigned)
+        return Lowered(plan, tuple(work), placement.lower_bound, assigned, self._parts)
 
     def _interface(self) -> list[Buffer]:
         """What has a place outside of the arena."""

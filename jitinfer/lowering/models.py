@@ -13,13 +13,14 @@ from jitinfer.errors import DeviceLostError, PlanError
 from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
-from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, Noted, form_of
+from jitinfer.lowering.choice import AsBefore, FirstThatCompiles, form_of
 from jitinfer.lowering.compiled import compile_graph, nodes_by_plan
 from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.fault import ModelFaultError
 from jitinfer.lowering.lane_timing import faster
 from jitinfer.lowering.lower import Outline, located
+from jitinfer.lowering.parts import questions
 from jitinfer.lowering.tuning import Tuner, with_digests
 from jitinfer.runtime.model_file import from_parts, to_parts
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jitinfer.graph.node import Node
     from jitinfer.lowering.choice import Chooser, Offer, Work
     from jitinfer.lowering.exclusion import Exclusion, Exclusions
+    from jitinfer.lowering.lower import Lowered
     from jitinfer.runtime.device import Device
     from jitinfer.runtime.model import Model
     from jitinfer.runtime.plan import Step
@@ -43,6 +45,12 @@ LANES_SECONDS = 2.0
 
 FAST_OFFERS = 6
 """Kernels for one node that `tune="fast"` compiles and tries."""
+
+FAST_PARTS = 2
+"""In which `tune="fast"` tries products (`lowering.parts`)."""
+
+MOST_PARTS = 4
+"""In which `tune="max"` does."""
 
 logger = logging.getLogger("jitinfer.lowering")
 
@@ -87,9 +95,8 @@ class ModelMaker:
             return self._made(graph)[1]
         target = Target.of(self.device)
         with Compiler(target, self.store) as compiler:
-            noted = Noted(AsBefore(compiler, _offers_in(entry.metadata), self._chooser(compiler)))
-            compile_graph(graph, target, noted)
-        return noted.work
+            chooser = AsBefore(compiler, _offers_in(entry.metadata), self._chooser(compiler))
+            return _work(compile_graph(graph, target, chooser, parts=_parts_in(entry.metadata))[1])
 
     def origin_of_step(self, graph: Graph, model: Model, plan: int, number: int) -> tuple[Node, str, Config] | None:
         """The node that a step of the graph's model computes, and the family and the configuration chosen for it.
@@ -105,7 +112,7 @@ class ModelMaker:
         except PlanError:
             return None
         step, same = (_step(each, plan, number) for each in (model, kept))
-        nodes = nodes_by_plan(graph, Target.of(self.device))
+        nodes = nodes_by_plan(graph, Target.of(self.device), _parts_in(entry.metadata))
         offers = _offers_in(entry.metadata)
         if step is None or step != same or step.cost is None or len(offers) != sum(map(len, nodes)):
             return None
@@ -116,29 +123,35 @@ class ModelMaker:
         """Those of `excluded` that leave a node of the graph, or of its prologue, less to choose from."""
         if not self.excluded:
             return []
-        forms = {form_of(node) for nodes in nodes_by_plan(graph, Target.of(self.device)) for node in nodes}
+        target = Target.of(self.device)
+        plans = nodes_by_plan(graph, target)
+        forms = {form_of(node) for nodes in plans for node in nodes}
+        for question in questions(plans[0], graph.outputs, target, self._most_parts):
+            forms.update(map(form_of, question.nodes))
         return [each for each in self.excluded if each.form in forms]
 
     def _made(self, graph: Graph) -> tuple[Model, Work]:
         target = Target.of(self.device)
         with Compiler(target, self.store) as compiler:
-            noted = Noted(self._chooser(compiler))
-            model, lowered = compile_graph(graph, target, noted, self.lanes)
+            chooser = self._chooser(compiler)
+            timer = chooser if isinstance(chooser, Tuner) else None
+            model, lowered = compile_graph(graph, target, chooser, self.lanes, timer=timer)
         if model.plan.lanes > 1 and self.tune != "off":
-            plain = Outline(graph, target).plan([choice for _, choice in lowered.work])
+            plain = Outline(graph, target, lowered.parts).plan([choice for _, choice in lowered.work])
             try:
                 plan = faster(model.plan, plain.plan, self.device, self._limit(LANES_SECONDS))
             except DeviceLostError as error:
-                self._keep(graph, model, noted.work)
+                self._keep(graph, model, lowered)
                 raise ModelFaultError(model, error) from error
             model = dataclasses.replace(model, plan=plan)
-        self._keep(graph, model, noted.work)
-        return model, noted.work
+        self._keep(graph, model, lowered)
+        return model, _work(lowered)
 
-    def _keep(self, graph: Graph, model: Model, work: Work) -> None:
+    def _keep(self, graph: Graph, model: Model, lowered: Lowered) -> None:
         metadata, blobs = to_parts(model)
-        offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in work]
-        self.store.put(self._key(graph), blobs, {**metadata, "offers": offers})
+        offers: list[JSON] = [[choice.family, choice.config.document()] for _, choice in _work(lowered)]
+        parts: list[JSON] = [[place, count] for place, count in lowered.parts.items()]
+        self.store.put(self._key(graph), blobs, {**metadata, "offers": offers, "parts": parts})
 
     def _key(self, graph: Graph) -> Key:
         return Key(
@@ -165,7 +178,13 @@ class ModelMaker:
             most=FAST_OFFERS if self.tune == "fast" else None,
             excluded=self.excluded,
             foreign=self.foreign,
+            most_parts=self._most_parts,
         )
+
+    @property
+    def _most_parts(self) -> int:
+        """In which a product is tried."""
+        return {"off": 1, "fast": FAST_PARTS}.get(self.tune, MOST_PARTS)
 
     def _limit(self, seconds: float) -> float:
         """Of what is measured."""
@@ -177,6 +196,16 @@ def _step(model: Model, plan: int, number: int) -> Step | None:
     plans = (model.plan, *model.prologue)
     steps = plans[plan].steps[number:] if plan < len(plans) else ()
     return dataclasses.replace(steps[0], origin="") if steps else None
+
+
+def _work(lowered: Lowered) -> Work:
+    """The nodes of a graph and of its prologue, with their kernels."""
+    return [*lowered.work, *lowered.prologue]
+
+
+def _parts_in(metadata: Mapping[str, Any]) -> dict[int, int]:
+    """Of which products were computed in parts when a model was made."""
+    return {int(place): int(count) for place, count in metadata["parts"]}
 
 
 def _offers_in(metadata: Mapping[str, Any]) -> list[Offer]:

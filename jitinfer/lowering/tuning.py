@@ -17,7 +17,7 @@ from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.fault import KernelFaultError
 from jitinfer.lowering.referee import trusted
-from jitinfer.lowering.rotation import Rotation
+from jitinfer.lowering.rotation import Rotation, samples_for
 from jitinfer.progress import progress
 from jitinfer.runtime.executor import outputs_of
 from jitinfer.runtime.timing import microseconds
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from jitinfer.kernels.family import Family
     from jitinfer.kernels.target import Target
     from jitinfer.kernels.triton.compilation import Compiler
-    from jitinfer.lowering.choice import Offer, StartedOffer
+    from jitinfer.lowering.choice import Offer, StartedOffer, Work
     from jitinfer.lowering.exclusion import Exclusions
     from jitinfer.runtime.device import Device
+    from jitinfer.runtime.weights import Weights
 
 logger = logging.getLogger("jitinfer.lowering")
 
@@ -47,7 +48,8 @@ class Tuner:
     seconds: of one `choose` at most, compilation included, but for what every node needs; nodes whose turn does not
     come, those that matter least, take the first offer that compiles, and are tuned another time. most: kernels that
     are compiled for a node to be tried, at most; what libraries offer is always tried. excluded: what is never taken.
-    foreign: digests of the code of families that are not this library's, by name.
+    foreign: digests of the code of families that are not this library's, by name. most_parts: as `SequenceTimer` has
+    it, which this is.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Tuner:
         most: int | None = None,
         excluded: Exclusions = (),
         foreign: Mapping[str, str] | None = None,
+        most_parts: int = 1,
     ) -> None:
         self._compiler = compiler
         self._device = device
@@ -68,12 +71,15 @@ class Tuner:
         self._most = most
         self._excluded = excluded
         self._foreign = foreign or {}
+        self.most_parts = most_parts
+        self._deadline = math.inf
+        self._sequences: dict[Key, float] = {}
         self.measured = 0
         """Offers that were timed, rather than known from the cache."""
 
     def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
         """As `Chooser` says. Raises KernelFaultError for an offer with which the device is lost."""
-        deadline = time.perf_counter() + self._seconds
+        deadline = self._deadline = time.perf_counter() + self._seconds
         groups: dict[str, list[Node]] = {}
         for node in nodes:
             groups.setdefault(form_of(node), []).append(node)
@@ -91,6 +97,43 @@ class Tuner:
         chosen = [self._chosen(node, winners[form]) for form, alike in groups.items() for node in alike]
         placed = dict(zip((node for alike in groups.values() for node in alike), chosen, strict=True))
         return [*(placed[node] for node in nodes), *(race.first() for race in seldom)]
+
+    def microseconds_of(self, work: Work) -> float:
+        """As `SequenceTimer` says; the time of the last `choose` counts. Raises KernelFaultError."""
+        nodes = [node for node, _ in work]
+        chosen: list[JSON] = [[choice.family, choice.config.document()] for _, choice in work]
+        key = self._key(form_of(*nodes), chosen)
+        if key not in self._sequences:
+            entry = None if self._store is None else self._store.get(key)
+            if entry is not None:
+                self._sequences[key] = _microseconds(entry.metadata)
+            elif time.perf_counter() > self._deadline:
+                return math.inf
+            else:
+                self._sequences[key] = self._sequence(work)
+                if self._store is not None and math.isfinite(self._sequences[key]):
+                    self._store.put(key, {}, {"microseconds": self._sequences[key]})
+        return self._sequences[key]
+
+    def _sequence(self, work: Work) -> float:
+        """Infinity where it does not run."""
+        self.measured += 1
+        names = ", ".join(node.op.name for node, _ in work)
+        rotation = Rotation([node for node, _ in work], self._compiler.target)
+        try:
+            weights = rotation.weights(self._device)
+            try:
+                with _named(*work[-1]):  # each of them ran alone
+                    total = microseconds(rotation.plan(work), weights, self._device)
+            finally:
+                weights.close()
+        except KernelFaultError:
+            raise
+        except DeviceError as error:
+            logger.info("%s one after the other do not run: %s", names, error)
+            return math.inf
+        logger.debug("%s at %s: %.1f us", names, work[0][0].origin, total / rotation.copies)
+        return total / rotation.copies
 
     def _race(self, form: str, nodes: Sequence[Node]) -> _Race:
         return _Race(form, nodes, self._compiler, offers(nodes[0], self._compiler.target, self._excluded))
@@ -110,14 +153,14 @@ class Tuner:
         return families()[best.family], best.config, best.microseconds
 
     def _fastest(self, node: Node, choices: list[Choice], advance: Callable[[], None]) -> Choice:
-        rotation = Rotation(node, self._compiler.target)
+        rotation = Rotation([node], self._compiler.target)
         weights = rotation.weights(self._device)
         try:
             timed: list[Choice] = []
             failures: list[DeviceError] = []
             for choice in choices:
                 try:
-                    timed.append(self._timed(rotation, choice, weights))
+                    timed.append(self._timed(rotation, node, choice, weights))
                 except KernelFaultError:
                     raise
                 except DeviceError as error:
@@ -127,22 +170,23 @@ class Tuner:
             if not timed:
                 raise failures[0]
             timed.sort(key=lambda choice: choice.microseconds)
-            best = trusted(node, timed, lambda choice: self._results(rotation, choice, weights), rotation.operands)
+
+            def results(choice: Choice) -> list[Any]:
+                with _named(node, choice):
+                    return outputs_of(rotation.plan([(node, choice)], 1), weights, self._device)
+
+            best = trusted(node, timed, results, lambda: samples_for(node))
         finally:
             weights.close()
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
         return best
 
-    def _timed(self, rotation: Rotation, choice: Choice, weights: Any) -> Choice:
+    def _timed(self, rotation: Rotation, node: Node, choice: Choice, weights: Weights) -> Choice:
         self.measured += 1
-        logger.debug("timing %s %s for %s", choice.family, choice.config, rotation.node.op.name)
-        with _named(rotation.node, choice):
-            total = microseconds(rotation.plan(choice), weights, self._device)
+        logger.debug("timing %s %s for %s", choice.family, choice.config, node.op.name)
+        with _named(node, choice):
+            total = microseconds(rotation.plan([(node, choice)]), weights, self._device)
         return replace(choice, microseconds=total / rotation.copies)
-
-    def _results(self, rotation: Rotation, choice: Choice, weights: Any) -> list[Any]:
-        with _named(rotation.node, choice):
-            return outputs_of(rotation.plan(choice, 1), weights, self._device)
 
     def _chosen(self, node: Node, winner: Winner) -> Choice:
         """What won for nodes of this form, for this very one."""
@@ -158,11 +202,13 @@ class Tuner:
         found = {form: _restored(entry.metadata) for form, entry in entries.items() if entry is not None}
         return {form: winner for form, winner in found.items() if winner is not None}
 
-    def _key(self, form: str) -> Key:
+    def _key(self, form: str, chosen: list[JSON] | None = None) -> Key:
+        """chosen: the kernels of the nodes, where these are known."""
         return Key(
             "tuning",
             {
                 "node": form,
+                "chosen": chosen,
                 **environment(self._device),
                 "families": with_digests(self._foreign),
                 "most": self._most,
@@ -242,6 +288,10 @@ def _seconds(node: Node, target: Target) -> float:
 def _document(choice: Choice) -> dict[str, JSON]:
     measured = choice.microseconds if math.isfinite(choice.microseconds) else None
     return {"config": choice.config.document(), "microseconds": measured}
+
+
+def _microseconds(metadata: Mapping[str, Any]) -> float:
+    return float(metadata["microseconds"])
 
 
 def _restored(metadata: Mapping[str, Any]) -> Winner | None:

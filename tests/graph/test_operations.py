@@ -216,6 +216,14 @@ def test_linear(activation):
     agrees("linear", expected, x, weight.T.copy(), bias, residual, gate, activation=activation, transpose_weight=True)
 
 
+def test_linear_that_is_not_rounded():
+    x, weight, bias = (array.astype("float16") for array in (normal(6, 64), normal(64, 5), normal(5)))
+    wide = x.astype("float64") @ weight.astype("float64") + bias
+    (rounded,), (unrounded,) = (result("linear", x, weight, bias, unrounded=each) for each in (False, True))
+    assert (rounded.dtype, unrounded.dtype) == ("float16", "float32")
+    assert numpy.abs(unrounded - wide).max() < 1e-5 < numpy.abs(rounded - wide).max()
+
+
 def test_linear_of_groups_and_of_several_axes():
     x, weight, bias = normal(3, 2, 4), normal(3, 4, 5), normal(3, 5)
     agrees("linear", numpy.einsum("gmk,gkn->gmn", x, weight) + bias[:, None], x, weight, bias)
@@ -370,6 +378,12 @@ def test_fused():
     total = residual + gate * x
     operands = (x, residual, gate, scale, shift, weight, bias)
     agrees("gated_residual_adaptive_layer_norm", (total, adaptive(total)), *operands, epsilon=1e-6)
+    parts, x_bias = normal(3, 2, 3, 8), normal(8)
+    for bias_of_x in (x_bias, None):
+        x = parts[0] + parts[1] + parts[2] + (0 if bias_of_x is None else bias_of_x)
+        total = residual + gate * x
+        operands = (parts, residual, gate, scale, shift, weight, bias, bias_of_x)
+        agrees("gated_residual_adaptive_layer_norm_of_parts", (total, adaptive(total)), *operands, epsilon=1e-6)
     agrees("swiglu", functional.silu(tensor(x)) * tensor(residual), x, residual)
     t, f = normal(3), normal(4)
     angles = (t[:, None] * f).astype("float64")

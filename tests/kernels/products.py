@@ -34,6 +34,7 @@ def linear(
     activation="none",
     contraction=1,
     transposed=False,
+    unrounded=False,
     views=None,
     store=None,
     value=None,
@@ -55,6 +56,7 @@ def linear(
         "negative_slope": 0.2,
         "contraction": contraction,
         "transpose_weight": transposed,
+        "unrounded": unrounded,
     }
     return _node(builder, "linear", shapes, dtype, attributes, views or {}, store, value)
 

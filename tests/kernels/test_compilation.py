@@ -28,6 +28,7 @@ from jitinfer.runtime import Launch, Pointer, Scalar, TensorMap, check
 
 ARCHITECTURES = (80, 89, 90, 100)
 _OTHERS = [("adaptive_layer_norm", 89), ("rms_norm", 100)]
+_OTHERS += [("gated_residual_adaptive_layer_norm_of_parts", capability) for capability in ARCHITECTURES]
 
 
 def launch(count=1000, block=256, offset=0, **options):

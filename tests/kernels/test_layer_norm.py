@@ -12,11 +12,11 @@ from jitinfer.graph.evaluation import evaluate_node
 from jitinfer.graph.types import numpy_dtype
 from jitinfer.kernels import Target, families_for
 from jitinfer.kernels.interpreter import interpret
-from jitinfer.kernels.triton.layer_norm import MAX_WIDTH, RowNorm
+from jitinfer.kernels.triton.layer_norm import MAX_WIDTH, OF_PARTS, RowNorm
 from jitinfer.testing import random_array
 
 TARGET = Target.named(90)
-OPS = ("layer_norm", "rms_norm", "adaptive_layer_norm", "gated_residual_adaptive_layer_norm")
+OPS = ("layer_norm", "rms_norm", "adaptive_layer_norm", "gated_residual_adaptive_layer_norm", OF_PARTS)
 WIDTHS = (1, 17, 72, 1152, 1536, 4100)
 ROUNDING = {"float32": 3e-6, "float16": 1e-3, "bfloat16": 8e-3}
 
@@ -155,6 +155,23 @@ def test_large_values_do_not_cancel(require):
         actual = run_on_device(node, candidate, arrays)
     wide = evaluate_node(node, [arrays[0].astype(numpy.float64)], "float64")[0]
     assert numpy.abs(actual[0] - wide).max() < 2e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 17, 72), (3, 5, 24)])
+def test_parts(parts, shape, dtype, require):
+    require(node_of(OF_PARTS, shape, dtype, parts=parts))
+
+
+def test_parts_are_summed_in_float32(require):
+    require(node_of(OF_PARTS, (2, 5, 24), parts=9, summed="bfloat16"))
+
+
+def test_parts_that_lie_apart_and_stand_backwards(require):
+    """The last part comes first, and each is a part of rows with something between."""
+    view = View((3, 2, 5, 24), (-2 * 5 * 40, 5 * 40, 40, 1), 2 * 2 * 5 * 40 + 16)
+    require(node_of(OF_PARTS, (2, 5, 24), "bfloat16", views={"parts": (view, (3, 2, 5, 40))}))
 
 
 class TestRefused:

@@ -54,6 +54,41 @@ def test_groups(rows, require):
     require(linear((3, rows, 72), 136, groups=3), least=3)
 
 
+def in_parts(parts, rows, depth, columns, dtype, transposed):
+    """Of the sums of one product, side by side."""
+    part = depth // parts
+    x, weight = (*rows, depth), (columns, depth) if transposed else (depth, columns)
+    seen = View((parts, columns, part), (part, depth, 1)) if transposed else View.of((parts, part, columns))
+    views = {
+        "x": (View((parts, *rows, part), (part, *View.of(x).strides)), x),
+        "weight": (seen, weight),
+    }
+    shape = (parts, *rows, part)
+    return linear(shape, columns, dtype, groups=parts, transposed=transposed, unrounded=True, views=views)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("parts", "rows", "depth", "columns"), [(2, (2, 5), 128, 40), (3, (1, 70), 216, 136)])
+def test_sums_in_parts(parts, rows, depth, columns, dtype, transposed, require):
+    """No part is rounded to x's dtype."""
+    node = in_parts(parts, rows, depth, columns, dtype, transposed)
+    assert node.output.dtype == "float32"
+    require(node, least=2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sums_in_parts_are_one_call_of_the_library(transposed):
+    node = in_parts(2, (2, 256), 4608, 1152, "bfloat16", transposed)
+    family = CublasLtProduct()
+    candidate = family.launches(node, family.configs(node, TARGET)[0], TARGET)
+    (gemm,) = candidate.steps
+    assert isinstance(gemm, Gemm)
+    assert gemm.batch == 2
+    assert gemm.d.dtype == "float32"
+    assert (gemm.a.row_stride, gemm.a.batch_stride) == (4608, 2304)
+
+
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (130, 200, 264), (129, 65, 131), (17, 8, 8)])
 def test_sizes_that_no_tile_divides(rows, depth, columns, require):
     require(linear((rows, depth), columns, bias=True, transposed=True), least=2)

@@ -4,13 +4,18 @@ import math
 from typing import ClassVar
 
 import pytest
+from product_stack import stack
 
 from jitinfer.cache import Cache
 from jitinfer.errors import DeviceLostError
 from jitinfer.graph import Builder, ops
+from jitinfer.kernels.target import Target
 from jitinfer.lowering import FirstThatCompiles, models
+from jitinfer.lowering.choice import form_of
+from jitinfer.lowering.exclusion import Exclusion
 from jitinfer.lowering.fault import ModelFaultError
 from jitinfer.lowering.models import FAST_SECONDS, LANES_SECONDS, ModelMaker
+from jitinfer.lowering.parts import questions
 from jitinfer.runtime import Device
 
 DEVICE = Device(0, "made up", 90, 132, 232448, 50 * 2**20, 80 * 2**30, 13000)
@@ -32,9 +37,15 @@ def two_chains(length=3):
 class Untuned(FirstThatCompiles):
     """In place of the tuner, whose time it notes."""
 
-    def __init__(self, compiler, device, store, *, seconds, most, excluded, foreign):
+    def __init__(self, compiler, device, store, *, seconds, most, excluded, foreign, most_parts):
         super().__init__(compiler, excluded)
         self.seconds.append(seconds)
+        self.most_parts = most_parts
+
+    def microseconds_of(self, work):
+        """Three parts are best, then two."""
+        first = work[0][0].output.shape
+        return {3: 10.0, 2: 11.0}.get(first[0] if len(first) == 4 else 1, 12.0)
 
     seconds: ClassVar = []
 
@@ -109,3 +120,32 @@ def test_a_device_that_is_lost_by_the_whole_plan(made):
     model, asked = made(loses=True)
     assert model == raised.value.model
     assert not asked
+
+
+@pytest.mark.parametrize(("tune", "parts"), [("off", None), ("fast", 2), ("max", 3)])
+def test_products_in_parts_are_the_same_in_the_next_process(monkeypatch, tmp_path, tune, parts):
+    monkeypatch.setattr(models, "Tuner", Untuned)
+    graph, store = stack(), Cache(tmp_path)
+    model = ModelMaker(DEVICE, store, tune).model(graph)
+    monkeypatch.setattr(Untuned, "choose", lambda *_: pytest.fail("nothing is to be chosen any more"))
+    maker = ModelMaker(DEVICE, store, tune)
+    assert maker.model(graph) == model
+    work = maker.kernels(graph)
+    found = [node for node, _ in work if node.op.name == "linear" and node.unrounded]
+    assert [node.output.shape[0] for node in found] == ([] if parts is None else [parts] * 3)
+    for number, step in enumerate(model.plan.steps):
+        node, family, config = maker.origin_of_step(graph, model, 0, number)
+        kept, choice = work[step.cost.node]
+        assert (node.op, family, config) == (kept.op, choice.family, choice.config)
+        assert str(node.origin) == step.origin
+        assert form_of(node) == form_of(kept)
+
+
+def test_what_is_excluded_of_products_in_parts_concerns_the_model():
+    """Though no node of the graph is of that form."""
+    graph = stack()
+    asked = questions(graph.nodes, graph.outputs, Target.of(DEVICE), 2)
+    excluded = tuple(Exclusion(form_of(node), "cublaslt") for node in asked[0].nodes)
+    other = Exclusion("another form", "cublaslt")
+    assert ModelMaker(DEVICE, None, "fast", (*excluded, other)).concerned(graph) == [*excluded]
+    assert ModelMaker(DEVICE, None, "off", (*excluded, other)).concerned(graph) == []

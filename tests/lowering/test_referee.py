@@ -13,7 +13,7 @@ from jitinfer.lowering import referee
 from jitinfer.lowering.choice import Choice, offers, start
 from jitinfer.lowering.node_check import disagreement
 from jitinfer.lowering.referee import trusted
-from jitinfer.lowering.rotation import Rotation
+from jitinfer.lowering.rotation import Rotation, samples_for
 from jitinfer.lowering.tuning import outputs_of
 from jitinfer.runtime import Device
 
@@ -165,14 +165,14 @@ def test_on_a_device_all_offers_agree(op, dtype):
     )
     (node,) = graph.nodes
     target, device = device_target(), Device.of(0)
-    rotation = Rotation(node, target)
+    rotation = Rotation([node], target)
     weights = rotation.weights(device)
     results = []
     for family, config in offers(node, target)[:6]:
         made = start(node, family, config, device_compiler()).result()
         assert isinstance(made, Choice)
-        results.append(outputs_of(rotation.plan(made), weights, device))
+        results.append(outputs_of(rotation.plan([(node, made)]), weights, device))
     weights.close()
-    (expected,) = evaluate_node(node, [each.astype("float64") for each in rotation.operands()], "float64")
+    (expected,) = evaluate_node(node, [each.astype("float64") for each in samples_for(node)], "float64")
     for each in results:
         assert disagreement(node, each, [expected.astype(v_dtype(node.output))]) == ""

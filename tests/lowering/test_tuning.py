@@ -1,20 +1,22 @@
 """Tuning without a device: times are made up; what is tried, chosen and kept is real."""
 
 import itertools
+import math
 
 import numpy
 import pytest
 
 from jitinfer.cache import Cache
-from jitinfer.errors import KernelError
+from jitinfer.errors import DeviceError, DeviceLostError, KernelError
 from jitinfer.graph import Builder, ops
 from jitinfer.kernels.family import Config, families
 from jitinfer.kernels.target import Target
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.lowering import compile_graph, lower, tuning
 from jitinfer.lowering.choice import form_of, offers
+from jitinfer.lowering.fault import KernelFaultError
 from jitinfer.passes import default, run_passes
-from jitinfer.runtime import Device, check
+from jitinfer.runtime import Device, Pointer, check
 
 DEVICE = Device(0, "made up", 90, 132, 232448, 50 * 2**20, 80 * 2**30, 13000)
 
@@ -164,3 +166,105 @@ def test_what_compiles_is_taken_where_the_first_offers_do_not(compiler, monkeypa
     monkeypatch.setattr(type(family), "launches", lambda *_: (_ for _ in ()).throw(KernelError("none")))
     with pytest.raises(KernelError, match=r"nothing that computes silu at .* compiles: none"):
         tuning.Tuner(compiler, DEVICE, most=1).choose([silu])
+
+
+def chain():
+    """tanh(silu(x)) as two nodes, and the same of another x."""
+    builder = Builder()
+    chains = []
+    for name in "xy":
+        first = ops.silu(builder.input(name, (64, 128)))
+        chains.append((first, ops.tanh(first)))
+    graph = builder.build(*(value for pair in chains for value in pair))
+    return graph.nodes[:2], graph.nodes[2:]
+
+
+@pytest.fixture
+def sequences(compiler, monkeypatch, tmp_path):
+    """A tuner by a new process, the chains of `chain` with kernels, and a clock."""
+
+    def made(times, **limits):
+        clock = Clock(monkeypatch, [100.0] * 4)
+        tuner = tuning.Tuner(compiler, DEVICE, Cache(tmp_path), most=1, **limits)
+        work = [list(zip(nodes, tuner.choose(nodes), strict=True)) for nodes in chain()]
+        monkeypatch.setattr(clock, "_times", iter(times))
+        clock.asked.clear()
+        return tuner, work, clock
+
+    return made
+
+
+def test_a_sequence_is_timed_as_one_and_once_for_its_form(sequences, compiler):
+    tuner, (one, other), clock = sequences([300.0])
+    rotation = tuning.Rotation([node for node, _ in one], compiler.target)
+    assert tuner.microseconds_of(one) == tuner.microseconds_of(other) == 300.0 / rotation.copies
+    assert clock.asked == [{"silu", "tanh"}]
+    again, (one, _), clock = sequences([])
+    assert again.microseconds_of(one) == 300.0 / rotation.copies
+    assert not clock.asked
+
+
+def test_a_sequence_with_other_kernels_is_another(sequences, compiler):
+    tuner, ((first, second), _), clock = sequences([300.0, 200.0])
+    node = second[0]
+    others = [each for each in offers(node, compiler.target) if each[1] != second[1].config]
+    changed = tuning.start(node, *others[0], compiler).result()
+    assert tuner.microseconds_of([first, second]) > tuner.microseconds_of([first, (node, changed)])
+    assert len(clock.asked) == 2
+
+
+def test_a_sequence_is_not_timed_when_time_is_over(sequences, monkeypatch):
+    tuner, (one, _), clock = sequences([300.0], seconds=1000.0)
+    now = tuning.time.perf_counter()
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now + 2000.0)
+    assert tuner.microseconds_of(one) == math.inf
+    assert not clock.asked
+    monkeypatch.undo()
+    tuner, (one, _), clock = sequences([300.0])
+    assert math.isfinite(tuner.microseconds_of(one))
+
+
+def test_a_sequence_that_does_not_run(sequences, monkeypatch):
+    """It is tried again by another process; one by which the device is lost names its last kernel."""
+    for error, expected in ((DeviceError("too large"), None), (DeviceLostError("gone"), KernelFaultError)):
+        tuner, (one, _), _ = sequences([])
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(tuning, "microseconds", fail)
+        if expected is None:
+            assert tuner.microseconds_of(one) == math.inf
+        else:
+            with pytest.raises(expected, match=r"tanh.* loses the device: gone"):
+                tuner.microseconds_of(one)
+    tuner, (one, _), _ = sequences([300.0])
+    assert math.isfinite(tuner.microseconds_of(one))
+
+
+def test_what_nodes_give_each_other_is_no_operand_of_a_sequence(compiler):
+    (first, second), _ = chain()
+    rotation = tuning.Rotation([first, second], compiler.target)
+    assert rotation.operands == first.inputs
+    work = [
+        (node, tuning.start(node, *offers(node, compiler.target)[0], compiler).result()) for node in (first, second)
+    ]
+    plan = rotation.plan(work)
+    check(plan)
+    assert len(plan.steps) == 2 * rotation.copies
+    assert len(plan.outputs) == 1
+    for one, two in zip(plan.steps[::2], plan.steps[1::2], strict=True):
+        assert {each.buffer for each in one.arguments if isinstance(each, Pointer)} & {
+            each.buffer for each in two.arguments if isinstance(each, Pointer)
+        } == {rotation.name(first.output, plan.steps.index(one) // 2)}
+
+
+def test_forms_of_sequences_say_what_gives_what():
+    builder = Builder()
+    x, y = builder.input("x", (8,)), builder.input("y", (8,))
+    one, two, three = ops.silu(x), ops.silu(y), None
+    three = ops.tanh(one)
+    nodes = builder.build(one, two, three).nodes
+    assert form_of(nodes[0]) == form_of(nodes[1])
+    assert form_of(nodes[0], nodes[2]) != form_of(nodes[1], nodes[2])
+    assert form_of(nodes[0], nodes[2]) != form_of(nodes[2])

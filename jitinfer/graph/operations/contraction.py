@@ -72,7 +72,8 @@ class Linear(Op):
 
     x: [..., K1, ..., Kc], of which the last `contraction` axes are summed over; weight: [K, N], or [N, K] with
     `transpose_weight`; or [G, K, N], and x: [G, ...]: one product for each of G. bias: [N], or [G, N].
-    residual, gate: anything that broadcasts to the result, [..., N].
+    residual, gate: anything that broadcasts to the result, [..., N]. unrounded: the result is in float32, whatever x
+    is.
     """
 
     name = "linear"
@@ -91,6 +92,7 @@ class Linear(Op):
         negative_slope: float = 0.01,
         contraction: int = 1,
         transpose_weight: bool = False,
+        unrounded: bool = False,
     ) -> TensorType:
         require(activation in ACTIVATIONS or activation == "leaky_relu", f"there is no activation {activation!r}")
         require(weight.rank in (2, 3), "its weight is no matrix, nor one for each group")
@@ -105,7 +107,7 @@ class Linear(Op):
         shape = (*kept, columns)
         for name, each in (("residual", residual), ("gate", gate)):
             require(each is None or broadcast(each.shape, shape) == shape, f"its {name} does not fit {list(shape)}")
-        return x.with_shape(shape)
+        return x.with_shape(shape).with_dtype("float32") if unrounded else x.with_shape(shape)
 
     def evaluate(
         self,
@@ -119,6 +121,7 @@ class Linear(Op):
         negative_slope: float,
         contraction: int,
         transpose_weight: bool,
+        unrounded: bool,
     ) -> Array:
         weight = weight.swapaxes(-1, -2) if transpose_weight else weight
         kept = x.shape[: x.ndim - contraction]

@@ -100,6 +100,59 @@ class GatedResidualAdaptiveLayerNorm(Op):
         return 12 * outputs[0].size
 
 
+class GatedResidualAdaptiveLayerNormOfParts(Op):
+    """gated_residual_adaptive_layer_norm of the sum of `parts` over its first axis, plus x_bias.
+
+    parts: [P, ..., C], as a product gives them that is computed in parts of its sum, unrounded; results: [..., C], of
+    the residual's dtype.
+    """
+
+    name = "gated_residual_adaptive_layer_norm_of_parts"
+    kind = Kind.REDUCTION
+    strided = True
+
+    def infer(
+        self,
+        parts: TensorType,
+        residual: TensorType,
+        gate: TensorType,
+        scale: TensorType,
+        shift: TensorType,
+        weight: TensorType | None = None,
+        bias: TensorType | None = None,
+        x_bias: TensorType | None = None,
+        *,
+        epsilon: float = 1e-5,
+    ) -> tuple[TensorType, TensorType]:
+        require(parts.rank > 1 and parts.shape[0] > 0, "it has no parts")
+        require(parts.floating and residual.floating, "its operands are no floating numbers")
+        require(residual.shape == parts.shape[1:], "its residual has not the shape of a part")
+        _modulation(residual, gate=gate, scale=scale, shift=shift, weight=weight, bias=bias, x_bias=x_bias)
+        return residual, residual
+
+    def evaluate(
+        self,
+        parts: Array,
+        residual: Array,
+        gate: Array,
+        scale: Array,
+        shift: Array,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        x_bias: Array | None = None,
+        *,
+        epsilon: float,
+    ) -> tuple[Array, Array]:
+        x = parts.sum(0) if x_bias is None else parts.sum(0) + x_bias
+        total = residual + gate * x
+        return total, affine(layer_norm(total, 1, epsilon), weight, bias) * (1 + scale) + shift
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
+        parts = inputs[0]
+        assert parts is not None
+        return parts.size + 12 * outputs[0].size
+
+
 class Swiglu(Op):
     """silu(gate) * up; Shazeer, 2020."""
 
@@ -163,5 +216,12 @@ class TimestepEmbedding(Op):
         return numpy.concatenate(parts[::-1] if sin_first else parts, axis=1)
 
 
-for _class in (AdaptiveLayerNorm, GatedResidualAdaptiveLayerNorm, Swiglu, Rotary, TimestepEmbedding):
+for _class in (
+    AdaptiveLayerNorm,
+    GatedResidualAdaptiveLayerNorm,
+    GatedResidualAdaptiveLayerNormOfParts,
+    Swiglu,
+    Rotary,
+    TimestepEmbedding,
+):
     register(_class())

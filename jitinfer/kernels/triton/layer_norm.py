@@ -1,19 +1,21 @@
 """Norms over rows, with what stands before and behind them, in one pass over memory.
 
-layer_norm, rms_norm, adaptive_layer_norm and gated_residual_adaptive_layer_norm: a program holds some whole rows in
-registers, computes their statistics in float32 from what it holds (first the mean, then the squares of what is left
-of it: no cancellation), and writes each result once.
+layer_norm, rms_norm, adaptive_layer_norm, gated_residual_adaptive_layer_norm, and this of the sum of some parts: a
+program holds some whole rows in registers, computes their statistics in float32 from what it holds (first the mean,
+then the squares of what is left of it: no cancellation), and writes each result once.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
 
+from jitinfer.graph.view import View
 from jitinfer.kernels.family import Candidate, Config, Family, KernelLaunch
 from jitinfer.kernels.operands import Strided, operand, result
 from jitinfer.kernels.rows import RowSpace, row_space
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 MAX_WIDTH = 16384
 """Elements of a row that 32 warps hold in registers."""
 
-_OPERANDS = ("x", "residual", "gate", "weight", "bias", "scale", "shift")
+OF_PARTS = "gated_residual_adaptive_layer_norm_of_parts"
+_OPERANDS = ("x", "x_bias", "residual", "gate", "weight", "bias", "scale", "shift")
 _FLOATING = ("float16", "bfloat16", "float32")
 
 
@@ -54,6 +57,7 @@ def _store(pointer, value, row, column, mask, INNER: tl.constexpr, STRIDES: tl.c
 @triton.jit
 def normalize_rows(
     x,
+    x_bias,
     residual,
     gate,
     weight,
@@ -65,6 +69,7 @@ def normalize_rows(
     rows,
     epsilon,
     X: tl.constexpr,
+    X_BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     GATE: tl.constexpr,
     WEIGHT: tl.constexpr,
@@ -77,13 +82,16 @@ def normalize_rows(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    PART: tl.constexpr,
     CENTRED: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
     """y = norm(total) * weight + bias, times 1 + scale, plus shift; total = residual + gate * x, or x itself.
 
     Operands that are absent are None. X, ...: strides over outer and inner row dimension and column, in elements;
-    INNER: rows in the inner dimension; CENTRED: layer norm, otherwise rms norm; DEPENDENT: wait for what runs before.
+    INNER: rows in the inner dimension; PARTS: x is the sum of so many tensors, each PART elements behind the one
+    before, and of x_bias; CENTRED: layer norm, otherwise rms norm; DEPENDENT: wait for what runs before.
     """
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
@@ -92,6 +100,10 @@ def normalize_rows(
     inside = (column < WIDTH)[None, :]
     mask = (row < rows)[:, None] & inside
     value = _load(x, row, column, mask, INNER, X)
+    for part in tl.static_range(1, PARTS):
+        value = value.to(tl.float32) + _load(x + part * PART, row, column, mask, INNER, X).to(tl.float32)
+    if x_bias is not None:
+        value = value.to(tl.float32) + _load(x_bias, row, column, mask, INNER, X_BIAS).to(tl.float32)
     if residual is not None:
         gates = _load(gate, row, column, mask, INNER, GATE)
         residuals = _load(residual, row, column, mask, INNER, RESIDUAL)
@@ -127,7 +139,7 @@ class RowNorm(Family):
     """Rows of any width up to 16384, of strided operands with at most two row dimensions that differ in strides."""
 
     name = "row_norm"
-    ops = ("layer_norm", "rms_norm", "adaptive_layer_norm", "gated_residual_adaptive_layer_norm")
+    ops = ("layer_norm", "rms_norm", "adaptive_layer_norm", "gated_residual_adaptive_layer_norm", OF_PARTS)
 
     def supports(self, node: Node, target: Target) -> bool:
         tensors = _tensors(node)
@@ -167,9 +179,15 @@ class RowNorm(Family):
             "WIDTH": space.width,
             "BLOCK": triton.next_power_of_2(space.width),
             "ROWS": config["rows"],
+            "PARTS": 1,
+            "PART": 0,
             "CENTRED": node.op.name != "rms_norm",
             "DEPENDENT": bool(config["programmatic"]),
         }
+        if node.op.name == OF_PARTS:
+            parts = operand(node, "parts")
+            assert parts is not None
+            constants.update(PARTS=parts.shape[0], PART=parts.strides[0])
         for name in (*_OPERANDS, "y", "total"):
             if name in tensors:
                 arguments[name] = tensors[name].pointer
@@ -191,18 +209,17 @@ class RowNorm(Family):
 
 def _tensors(node: Node) -> dict[str, Strided] | None:
     """Operands and results by the kernel's names, all of x's shape; None where a result is not one strided view."""
-    x = operand(node, "x")
-    assert x is not None
     names = {each.name: each.name for each in node.op.operands}
     if node.op.name in ("layer_norm", "rms_norm"):
         # What is a scale to these ops is a weight beside the (1 + scale) of the adaptive ones.
         names = {"x": "x", "scale": "weight", "bias": "bias"}
-    tensors = {}
-    for name, role in names.items():
-        each = operand(node, name)
-        if each is not None:
-            tensors[role] = each.broadcast_to(x.shape)
-    gated = node.op.name == "gated_residual_adaptive_layer_norm"
+    given = {role: each for name, role in names.items() if (each := operand(node, name)) is not None}
+    parts = given.pop("parts", None)
+    if parts is not None:
+        given["x"] = replace(parts, view=View(parts.shape[1:], parts.strides[1:], parts.view.offset))
+    x = given["x"]
+    tensors = {role: each.broadcast_to(x.shape) for role, each in given.items()}
+    gated = node.op.name in ("gated_residual_adaptive_layer_norm", OF_PARTS)
     for position, role in enumerate(("total", "y") if gated else ("y",)):
         written = result(node, position, x.shape)
         if written is None:
