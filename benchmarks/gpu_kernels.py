@@ -80,9 +80,12 @@ class Case:
 
 
 def node_of(name, *inputs, views=(), **attributes):
-    """inputs: shapes of bfloat16 tensors, or shape and dtype."""
+    """inputs: shapes of bfloat16 tensors, or shape and dtype; None for none."""
     builder, values = Builder(), []
     for number, given in enumerate(inputs):
+        if given is None:
+            values.append(None)
+            continue
         shape, dtype = given if isinstance(given[-1], str) else (given, "bfloat16")
         values.append(builder.input(f"x_{number}", shape, dtype).value)
     return builder.add_node(op_named(name), values, attributes, views)
@@ -102,6 +105,9 @@ def norms():
         total = residual + gate * x
         return total, adaptive(total, scale, shift)
 
+    def gated_parts(parts, residual, gate, scale, shift, x_bias):
+        return gated((parts.sum(0) + x_bias).to(residual.dtype), residual, gate, scale, shift)
+
     for name, shape in (DIT | LARGE).items():
         width = shape[-1:]
         yield f"layer norm, {name}", Case(node_of("layer_norm", shape, width, width), layer_norm)
@@ -113,6 +119,10 @@ def norms():
         yield f"adaptive norm, {name}", Case(node, adaptive)
         node = node_of("gated_residual_adaptive_layer_norm", shape, shape, row, row, row, epsilon=1e-6)
         yield f"gated residual adaptive norm, {name}", Case(node, gated)
+    shape, row = DIT["DiT 256"], (2, 1, 1152)
+    inputs = ((2, *shape), "float32"), shape, row, row, row, None, None, shape[-1:]
+    node = node_of("gated_residual_adaptive_layer_norm_of_parts", *inputs, epsilon=1e-6)
+    yield "gated residual adaptive norm of 2 parts, DiT 256", Case(node, gated_parts)
 
     def group_norm(x, weight, bias):
         return functional.silu(functional.group_norm(x, 32, weight, bias))
