@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from jitinfer.errors import KernelError
@@ -62,7 +63,7 @@ class CublasLtProduct(Family):
         device = _device_like(target)
         if device is None:
             return [first]
-        proposals = _proposals(_gemm(self.launches(node, first, target)), PROPOSALS, device)
+        proposals = _proposals(_gemm(self.launches(node, first, target)), device)
         return [first, *(Config.of(proposal=n, programmatic=early) for n in range(1, len(proposals)))]
 
     def launches(self, node: Node, config: Config, target: Target) -> Candidate:
@@ -74,10 +75,10 @@ class CublasLtProduct(Family):
         gemm, device = _gemm(candidate), _device_like(target)
         if device is None:
             raise KernelError(f"there is no device of sm_{target.compute_capability} to ask for its algorithms")
-        proposals = _proposals(gemm, config["proposal"] + 1, device)
+        proposals = _proposals(gemm, device)
         if len(proposals) <= config["proposal"]:
             raise KernelError(f"cuBLASLt proposes {len(proposals)} algorithms, not {config['proposal'] + 1}")
-        chosen = replace(gemm, algorithm=proposals[-1].code)
+        chosen = replace(gemm, algorithm=proposals[config["proposal"]].code)
         return replace(candidate, steps=tuple(chosen if step is gemm else step for step in candidate.steps))
 
 
@@ -95,12 +96,16 @@ def _device_like(target: Target) -> Device | None:
     return next((each for each in devices if (each.compute_capability, each.sm_count) == kind), None)
 
 
-def _proposals(gemm: Gemm, count: int, device: Device) -> list[Algorithm]:
-    """By the heuristics of a device; its buffers are aligned as those of a plan are."""
+@lru_cache(maxsize=1024)
+def _proposals(gemm: Gemm, device: Device) -> tuple[Algorithm, ...]:
+    """PROPOSALS at most, by the heuristics of a device; its buffers are aligned as those of a plan are.
+
+    Kept, since the heuristics take 14 ms, and are asked for each of them, and for each node.
+    """
     with device.current():
         product = Product(gemm, lambda pointer: 2**32 + pointer.offset, device)
         try:
-            return product.algorithms(count, gemm.workspace_bytes)
+            return tuple(product.algorithms(PROPOSALS, gemm.workspace_bytes))
         finally:
             product.close()
 

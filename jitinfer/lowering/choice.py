@@ -189,6 +189,11 @@ class StartedOffer:
             made.append(result)
         return Choice(self.family.name, self.config, self._candidate, tuple(made))
 
+    @property
+    def ready(self) -> bool:
+        """Whether `result` does not wait."""
+        return all(kernel.ready for kernel in self._kernels)
+
     def cancel(self) -> None:
         """What has begun goes on."""
         for kernel in self._kernels:

@@ -64,7 +64,7 @@ def _rounds(laned: Plan, plain: Plan, device: Device, deadline: float) -> list[t
     weights = sampled(types, device, _spread)
     rounds: list[tuple[float, ...]] = []
     try:
-        plans = InTurn((laned, plain), weights, device)
+        plans = InTurn((laned, plain), (weights, weights), device)
         try:
             enough = time.perf_counter() + MEASURING_SECONDS
             while (now := time.perf_counter()) < deadline and (len(rounds) < LEAST_ROUNDS or now < enough):

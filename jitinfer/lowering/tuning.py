@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +21,7 @@ from jitinfer.lowering.referee import trusted
 from jitinfer.lowering.rotation import Rotation, samples_for
 from jitinfer.progress import progress
 from jitinfer.runtime.executor import outputs_of
-from jitinfer.runtime.timing import microseconds
+from jitinfer.runtime.timing import InTurn, microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,9 +35,24 @@ if TYPE_CHECKING:
     from jitinfer.lowering.choice import Offer, StartedOffer, Work
     from jitinfer.lowering.exclusion import Exclusions
     from jitinfer.runtime.device import Device
+    from jitinfer.runtime.plan import Plan
     from jitinfer.runtime.weights import Weights
 
 logger = logging.getLogger("jitinfer.lowering")
+
+_COMPILED = 6
+"""Kernels that are compiled for a form, about."""
+
+_SPARED = 0.25
+"""Of the time for tuning, in which forms are no longer taken as their kernels get ready, but the slowest first."""
+
+_HOPELESS = 1.25
+"""Times the best time so far: what takes longer in a few replays is not measured more exactly."""
+
+_POLLING = 0.005
+"""Seconds."""
+
+_SEQUENCE_ROUNDS = 15
 
 Winner = tuple["Family", Config, float]
 """A family, its configuration, and its time in microseconds, nan where there is none."""
@@ -73,17 +89,19 @@ class Tuner:
         self._foreign = foreign or {}
         self.most_parts = most_parts
         self._deadline = math.inf
-        self._sequences: dict[Key, float] = {}
+        self._sequences: dict[Key, list[float]] = {}
         self.measured = 0
         """Offers that were timed, rather than known from the cache."""
 
     def choose(self, nodes: Sequence[Node], once: Sequence[Node] = ()) -> list[Choice]:
         """As `Chooser` says. Raises KernelFaultError for an offer with which the device is lost."""
-        deadline = self._deadline = time.perf_counter() + self._seconds
+        began = time.perf_counter()
+        deadline = self._deadline = began + self._seconds
         groups: dict[str, list[Node]] = {}
         for node in nodes:
             groups.setdefault(form_of(node), []).append(node)
         winners = self._known(groups)
+        self._compiler.prepare(_COMPILED * (len(groups) - len(winners) + len(once)))
         races = [self._race(form, alike) for form, alike in groups.items() if form not in winners]
         races.sort(key=lambda race: -race.estimate)
         seldom = [self._race(form_of(node), [node]) for node in once]
@@ -92,48 +110,51 @@ class Tuner:
         for race in races:
             race.begin_rest(self._most)
         with progress("jitinfer: tuning", sum(len(race.runners) for race in races)) as advance:
-            for race in races:
+            for race in _as_they_get_ready(races, began + (1.0 - _SPARED) * self._seconds):
                 winners[race.form] = self._winner(race, deadline, advance)
         chosen = [self._chosen(node, winners[form]) for form, alike in groups.items() for node in alike]
         placed = dict(zip((node for alike in groups.values() for node in alike), chosen, strict=True))
         return [*(placed[node] for node in nodes), *(race.first() for race in seldom)]
 
-    def microseconds_of(self, work: Work) -> float:
+    def times_of(self, sequences: Sequence[Work]) -> list[float]:
         """As `SequenceTimer` says; the time of the last `choose` counts. Raises KernelFaultError."""
-        nodes = [node for node, _ in work]
-        chosen: list[JSON] = [[choice.family, choice.config.document()] for _, choice in work]
-        key = self._key(form_of(*nodes), chosen)
+        forms: list[JSON] = [form_of(*(node for node, _ in work)) for work in sequences]
+        chosen: list[JSON] = [[[c.family, c.config.document()] for _, c in work] for work in sequences]
+        key = self._key(forms, chosen)
         if key not in self._sequences:
             entry = None if self._store is None else self._store.get(key)
             if entry is not None:
-                self._sequences[key] = _microseconds(entry.metadata)
+                self._sequences[key] = _numbers(entry.metadata)
             elif time.perf_counter() > self._deadline:
-                return math.inf
+                return [math.inf] * len(sequences)
             else:
-                self._sequences[key] = self._sequence(work)
-                if self._store is not None and math.isfinite(self._sequences[key]):
-                    self._store.put(key, {}, {"microseconds": self._sequences[key]})
+                self._sequences[key] = found = self._sequence_times(sequences)
+                if self._store is not None and math.isfinite(found[0]):
+                    self._store.put(key, {}, {"microseconds": [*found]})
         return self._sequences[key]
 
-    def _sequence(self, work: Work) -> float:
-        """Infinity where it does not run."""
-        self.measured += 1
-        names = ", ".join(node.op.name for node, _ in work)
-        rotation = Rotation([node for node, _ in work], self._compiler.target)
+    def _sequence_times(self, sequences: Sequence[Work]) -> list[float]:
+        """Infinities where they do not run."""
+        self.measured += len(sequences)
+        names = " or ".join(", ".join(node.op.name for node, _ in work) for work in sequences)
+        rotations = [Rotation([node for node, _ in work], self._compiler.target) for work in sequences]
+        plans = [rotation.plan(work) for rotation, work in zip(rotations, sequences, strict=True)]
+        weights: list[Weights] = []
         try:
-            weights = rotation.weights(self._device)
-            try:
-                with _named(*work[-1]):  # each of them ran alone
-                    total = microseconds(rotation.plan(work), weights, self._device)
-            finally:
-                weights.close()
+            weights.extend(rotation.weights(self._device) for rotation in rotations)
+            with _named(*sequences[-1][-1]), self._device.telling_loss():  # each of them ran alone
+                totals = _in_turn(plans, weights, self._device)
         except KernelFaultError:
             raise
         except DeviceError as error:
-            logger.info("%s one after the other do not run: %s", names, error)
-            return math.inf
-        logger.debug("%s at %s: %.1f us", names, work[0][0].origin, total / rotation.copies)
-        return total / rotation.copies
+            logger.info("%s: they do not run: %s", names, error)
+            return [math.inf] * len(sequences)
+        finally:
+            for each in weights:
+                each.close()
+        times = [total / rotation.copies for total, rotation in zip(totals, rotations, strict=True)]
+        logger.debug("%s at %s: %s us", names, sequences[0][-1][0].origin, ", ".join(f"{each:.1f}" for each in times))
+        return times
 
     def _race(self, form: str, nodes: Sequence[Node]) -> _Race:
         return _Race(form, nodes, self._compiler, offers(nodes[0], self._compiler.target, self._excluded))
@@ -160,7 +181,8 @@ class Tuner:
             failures: list[DeviceError] = []
             for choice in choices:
                 try:
-                    timed.append(self._timed(rotation, node, choice, weights))
+                    best_yet = min((each.microseconds for each in timed), default=math.inf)
+                    timed.append(self._timed(rotation, node, choice, weights, _HOPELESS * best_yet))
                 except KernelFaultError:
                     raise
                 except DeviceError as error:
@@ -181,11 +203,12 @@ class Tuner:
         logger.debug("%s at %s: %s %s, %.1f us", node.op.name, node.origin, best.family, best.config, best.microseconds)
         return best
 
-    def _timed(self, rotation: Rotation, node: Node, choice: Choice, weights: Weights) -> Choice:
+    def _timed(self, rotation: Rotation, node: Node, choice: Choice, weights: Weights, limit: float) -> Choice:
         self.measured += 1
         logger.debug("timing %s %s for %s", choice.family, choice.config, node.op.name)
         with _named(node, choice):
-            total = microseconds(rotation.plan([(node, choice)]), weights, self._device)
+            plan = rotation.plan([(node, choice)])
+            total = microseconds(plan, weights, self._device, limit=limit * rotation.copies)
         return replace(choice, microseconds=total / rotation.copies)
 
     def _chosen(self, node: Node, winner: Winner) -> Choice:
@@ -202,8 +225,8 @@ class Tuner:
         found = {form: _restored(entry.metadata) for form, entry in entries.items() if entry is not None}
         return {form: winner for form, winner in found.items() if winner is not None}
 
-    def _key(self, form: str, chosen: list[JSON] | None = None) -> Key:
-        """chosen: the kernels of the nodes, where these are known."""
+    def _key(self, form: JSON, chosen: JSON = None) -> Key:
+        """form: of one node, or of sequences of them, whose kernels are `chosen`."""
         return Key(
             "tuning",
             {
@@ -229,6 +252,29 @@ def _named(node: Node, choice: Choice) -> Iterator[None]:
         yield
     except DeviceLostError as error:
         raise KernelFaultError.of(node, choice.family, choice.config, error) from error
+
+
+def _as_they_get_ready(races: Sequence[_Race], until: float) -> Iterator[_Race]:
+    """Each time the first that need not be waited for; from `until` on, all that are left in their order."""
+    left = list(races)
+    while left:
+        ready = next((race for race in left if race.ready), None)
+        if ready is None and time.perf_counter() < until:
+            time.sleep(_POLLING)
+            continue
+        race = ready or left[0]
+        left.remove(race)
+        yield race
+
+
+def _in_turn(plans: Sequence[Plan], weights: Sequence[Weights], device: Device) -> list[float]:
+    """Microseconds of each: medians of rounds, in which clocks and whoever else is there are the same for all."""
+    timed = InTurn(plans, weights, device)
+    try:
+        rounds = [timed.round() for _ in range(_SEQUENCE_ROUNDS)]
+    finally:
+        timed.close()
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 class _Race:
@@ -257,6 +303,11 @@ class _Race:
 
     def _start(self, offer: Offer) -> None:
         self.runners.append(start(self.node, *offer, self._compiler))
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return all(runner.ready for runner in self.runners)
 
     def results(self, deadline: float) -> Iterator[Choice | KernelError]:
         """Those of the runners, without what has not begun by the deadline."""
@@ -290,8 +341,8 @@ def _document(choice: Choice) -> dict[str, JSON]:
     return {"config": choice.config.document(), "microseconds": measured}
 
 
-def _microseconds(metadata: Mapping[str, Any]) -> float:
-    return float(metadata["microseconds"])
+def _numbers(metadata: Mapping[str, Any]) -> list[float]:
+    return [float(each) for each in metadata["microseconds"]]
 
 
 def _restored(metadata: Mapping[str, Any]) -> Winner | None:

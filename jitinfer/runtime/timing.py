@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,28 +21,31 @@ if TYPE_CHECKING:
     from jitinfer.runtime.weights import Weights
 
 
-def microseconds(plan: Plan, weights: Weights, device: Device, *, seconds: float = 0.01, least: int = 5) -> float:
+def microseconds(
+    plan: Plan, weights: Weights, device: Device, *, seconds: float = 0.01, least: int = 5, limit: float = math.inf
+) -> float:
     """The median time of a replay of a plan without inputs, by events on the device.
 
-    seconds: of measuring, after two replays to warm up, each of which is waited for; at least `least` replays. Raises
-    DeviceError; DeviceLostError where the plan loses the device, which had nothing else to do, whatever said so first.
+    seconds: of measuring, after two replays to warm up, each of which is waited for; at least `least` replays, and no
+    more where all of these took longer than `limit` microseconds. Raises DeviceError; DeviceLostError where the plan
+    loses the device, which had nothing else to do, whatever said so first.
     """
     with device.telling_loss():
         executor = Executor(plan, weights, device)
         try:
             with device.current():
-                return statistics.median(_times(executor, seconds, least))
+                return statistics.median(_times(executor, seconds, least, limit))
         finally:
             executor.close()
 
 
 class InTurn:
-    """Several plans with the same weights, on memory that they share, ready to be timed one after the other.
+    """Several plans with weights for each, on memory that they share, ready to be timed one after the other.
 
     Their inputs hold samples.
     """
 
-    def __init__(self, plans: Sequence[Plan], weights: Weights, device: Device) -> None:
+    def __init__(self, plans: Sequence[Plan], weights: Sequence[Weights], device: Device) -> None:
         """Loads them and replays each twice. Raises DeviceError."""
         self._device = device
         self._executors: list[Executor] = []
@@ -67,10 +71,10 @@ class InTurn:
         self._executors.clear()
         self._resources.close()
 
-    def _load(self, plans: Sequence[Plan], weights: Weights) -> None:
+    def _load(self, plans: Sequence[Plan], weights: Sequence[Weights]) -> None:
         arena = Arena(self._device)
-        for plan in plans:
-            executor = Executor(plan, weights, self._device, arena=arena)
+        for plan, its_weights in zip(plans, weights, strict=True):
+            executor = Executor(plan, its_weights, self._device, arena=arena)
             self._executors.append(executor)
             for held in executor.inputs:
                 fill(held)
@@ -108,7 +112,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
     return statistics.fmean(ordered[cut : len(ordered) - cut])
 
 
-def _times(executor: Executor, seconds: float, least: int) -> Sequence[float]:
+def _times(executor: Executor, seconds: float, least: int, limit: float) -> Sequence[float]:
     resources = Resources(executor.device)
     try:
         stream, first, second = resources.stream(), resources.event(timing=True), resources.event(timing=True)
@@ -123,6 +127,8 @@ def _times(executor: Executor, seconds: float, least: int) -> Sequence[float]:
             call("cuEventRecord", second, stream)
             call("cuEventSynchronize", second, step="measuring")
             times.append(_elapsed(first, second))
+            if len(times) == least and min(times) > limit:
+                break
         return times
     finally:
         resources.close()

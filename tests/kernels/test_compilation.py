@@ -1,6 +1,7 @@
 """Compiling without a device: for four architectures, once, side by side, and with errors that name the function."""
 
 import errno
+import subprocess
 import threading
 import types
 from dataclasses import replace
@@ -246,6 +247,33 @@ def test_processes_end_with_the_compiler():
     process = child._process
     del compiler, child
     assert process.wait(timeout=30) == -9
+
+
+def test_processes_are_there_before_the_first_kernel():
+    with Compiler(Target.named(90), workers=2) as compiler:
+        compiler.prepare(1)
+        (first,) = compiler._pool._alive
+        compiler.prepare(9)
+        both = [*compiler._pool._alive]
+        assert both[0] is first
+        assert len(both) == 2
+        started = [compiler.start(specialize(launch(500 + 16 * number))) for number in range(3)]
+        assert all(each.result().entry == "scale_and_add" for each in started)
+        assert all(each.ready for each in started)
+        assert compiler._pool._alive == both
+    assert all(each._process.poll() is not None for each in both)
+
+
+def test_a_machine_without_a_process_to_spare_says_so_when_it_is_asked(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with Compiler(Target.named(90), workers=2) as compiler:
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        compiler.prepare(2)
+        assert not compiler._pool._alive
+        with pytest.raises(KernelError, match=r"no process could be started to compile: .*unavailable"):
+            compiler.compile(specialize(launch(998)))
 
 
 def test_many_threads_compile_at_once(compiler):

@@ -184,11 +184,13 @@ class MadeUp:
         self.most_parts = max(times)
         self.asked = []
 
-    def microseconds_of(self, work):
-        product = work[0][0]
-        parts = product.output.shape[0] if product.unrounded else 1
+    def times_of(self, sequences):
+        asked = [work[-2][0] for work in sequences]
+        assert {work[-1][0].op.name for work in sequences[1:]} == {"gated_residual_adaptive_layer_norm_of_parts"}
+        parts = [product.output.shape[0] if product.unrounded else 1 for product in asked]
         self.asked.append(parts)
-        return self.times[parts]
+        self.before = [[node for node, _ in work[:-2]] for work in sequences]
+        return [self.times[each] for each in parts]
 
 
 @pytest.mark.parametrize(
@@ -227,14 +229,19 @@ def compiled(compiler):
     return of
 
 
+def nodes_of(lowered):
+    return [node for node, _ in lowered.work]
+
+
 def test_a_model_in_parts(compiled):
     """All three products, or none; the buffers are larger, the steps are of as many nodes."""
     graph = stack()
     plain, lowered, timer = compiled(graph, {1: 10.0, 2: 10.0})
     assert not lowered.parts
-    assert set(timer.asked) == {1, 2}
+    assert timer.asked == [[1, 2]] * 3
+    assert [[node.output for node in before] for before in timer.before] == [[nodes_of(lowered)[-2].inputs[0]]] * 2
     model, lowered, _ = compiled(graph, {1: 10.0, 2: 9.0})
-    nodes = [node for node, _ in lowered.work]
+    nodes = nodes_of(lowered)
     assert lowered.parts == {place: 2 for place, node in enumerate(nodes) if getattr(node, "unrounded", False)}
     assert len(lowered.parts) == 3
     assert sum(node.op.name.endswith("_of_parts") for node in nodes) == 3

@@ -1,5 +1,6 @@
 """Tuning without a device: times are made up; what is tried, chosen and kept is real."""
 
+import contextlib
 import itertools
 import math
 
@@ -26,15 +27,22 @@ class Clock:
 
     def __init__(self, monkeypatch, times=()):
         self.asked = []
+        self.limits = []
         self._times = iter(times) if times else itertools.count(100.0, -1.0)
         monkeypatch.setattr(tuning, "microseconds", self)
+        monkeypatch.setattr(tuning, "_in_turn", self.in_turn)
         monkeypatch.setattr(tuning.Rotation, "weights", lambda rotation, device: NoWeights())
         monkeypatch.setattr(tuning, "outputs_of", self.outputs_of)
 
-    def __call__(self, plan, weights, device):
+    def __call__(self, plan, weights, device, limit=math.inf):
         check(plan)
         self.asked.append({step.label for step in plan.steps})
+        self.limits.append(limit)
         return next(self._times)
+
+    def in_turn(self, plans, weights, device):
+        assert len(weights) == len(plans)
+        return [self(plan, each, device) for plan, each in zip(plans, weights, strict=True)]
 
     @staticmethod
     def outputs_of(plan, weights, device):
@@ -107,8 +115,8 @@ def test_what_takes_longest_comes_first_and_the_rest_is_left_when_time_is_over(c
     graph = packed(count=1)
     silu, tanh = nodes_of(graph)
     clock = Clock(monkeypatch)
-    now = itertools.chain([0.0] * 5, itertools.repeat(100.0))
-    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: 100.0 * (len(clock.asked) >= 3))
+    monkeypatch.setattr(tuning._Race, "ready", property(lambda race: len(clock.asked) > 0 or race.node is tanh))
     tuner = tuning.Tuner(compiler, DEVICE, Cache(tmp_path), most=3, seconds=10.0)
     chosen = tuner.choose([silu, tanh])
     assert clock.asked == [{"tanh"}] * 3
@@ -194,52 +202,80 @@ def sequences(compiler, monkeypatch, tmp_path):
     return made
 
 
-def test_a_sequence_is_timed_as_one_and_once_for_its_form(sequences, compiler):
-    tuner, (one, other), clock = sequences([300.0])
-    rotation = tuning.Rotation([node for node, _ in one], compiler.target)
-    assert tuner.microseconds_of(one) == tuner.microseconds_of(other) == 300.0 / rotation.copies
-    assert clock.asked == [{"silu", "tanh"}]
+def test_sequences_are_timed_in_turn_and_once_for_their_forms(sequences, compiler):
+    tuner, (one, other), clock = sequences([300.0, 30.0])
+    copies = [tuning.Rotation([node for node, _ in work], compiler.target).copies for work in (one, one[:1])]
+    expected = [300.0 / copies[0], 30.0 / copies[1]]
+    assert tuner.times_of([one, one[:1]]) == tuner.times_of([other, other[:1]]) == expected
+    assert clock.asked == [{"silu", "tanh"}, {"silu"}]
     again, (one, _), clock = sequences([])
-    assert again.microseconds_of(one) == 300.0 / rotation.copies
+    assert again.times_of([one, one[:1]]) == expected
     assert not clock.asked
 
 
-def test_a_sequence_with_other_kernels_is_another(sequences, compiler):
+def test_sequences_with_other_kernels_are_others(sequences, compiler):
     tuner, ((first, second), _), clock = sequences([300.0, 200.0])
     node = second[0]
     others = [each for each in offers(node, compiler.target) if each[1] != second[1].config]
     changed = tuning.start(node, *others[0], compiler).result()
-    assert tuner.microseconds_of([first, second]) > tuner.microseconds_of([first, (node, changed)])
+    assert tuner.times_of([[first, second]]) > tuner.times_of([[first, (node, changed)]])
     assert len(clock.asked) == 2
 
 
-def test_a_sequence_is_not_timed_when_time_is_over(sequences, monkeypatch):
+def test_sequences_are_not_timed_when_time_is_over(sequences, monkeypatch):
     tuner, (one, _), clock = sequences([300.0], seconds=1000.0)
     now = tuning.time.perf_counter()
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: now + 2000.0)
-    assert tuner.microseconds_of(one) == math.inf
+    assert tuner.times_of([one, one]) == [math.inf] * 2
     assert not clock.asked
     monkeypatch.undo()
     tuner, (one, _), clock = sequences([300.0])
-    assert math.isfinite(tuner.microseconds_of(one))
+    (found,) = tuner.times_of([one])
+    assert math.isfinite(found)
 
 
-def test_a_sequence_that_does_not_run(sequences, monkeypatch):
-    """It is tried again by another process; one by which the device is lost names its last kernel."""
+def test_sequences_that_do_not_run(sequences, monkeypatch):
+    """They are tried again by another process; where the device is lost, the last kernel is named."""
+    monkeypatch.setattr(Device, "telling_loss", lambda device: contextlib.nullcontext())
     for error, expected in ((DeviceError("too large"), None), (DeviceLostError("gone"), KernelFaultError)):
         tuner, (one, _), _ = sequences([])
 
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr(tuning, "microseconds", fail)
+        monkeypatch.setattr(tuning, "_in_turn", fail)
         if expected is None:
-            assert tuner.microseconds_of(one) == math.inf
+            assert tuner.times_of([one, one]) == [math.inf] * 2
         else:
             with pytest.raises(expected, match=r"tanh.* loses the device: gone"):
-                tuner.microseconds_of(one)
+                tuner.times_of([one, one])
     tuner, (one, _), _ = sequences([300.0])
-    assert math.isfinite(tuner.microseconds_of(one))
+    assert all(map(math.isfinite, tuner.times_of([one])))
+
+
+def test_what_is_ready_is_not_kept_waiting_by_what_is_not(monkeypatch):
+    class Race:
+        def __init__(self, name, after):
+            self.name = name
+            self.after = after
+
+        @property
+        def ready(self):
+            return clock[0] >= self.after
+
+    clock = [0.0]
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(tuning.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + 1.0))
+    races = [Race("slow", 3.0), Race("fast", 0.0), Race("later", 1.0), Race("never", 99.0), Race("at the end", 98.0)]
+    order = [(race.name, clock[0]) for race in tuning._as_they_get_ready(races, 10.0)]
+    assert order == [("fast", 0.0), ("later", 1.0), ("slow", 3.0), ("never", 10.0), ("at the end", 10.0)]
+
+
+def test_what_is_far_behind_is_measured_in_a_few_replays(compiler, monkeypatch):
+    silu, _ = nodes_of(packed(count=1))
+    clock = Clock(monkeypatch, [30.0, 20.0, 90.0])
+    tuning.Tuner(compiler, DEVICE, most=3).choose([silu])
+    assert clock.limits == [math.inf, 1.25 * 30.0, 1.25 * 20.0]
 
 
 def test_what_nodes_give_each_other_is_no_operand_of_a_sequence(compiler):

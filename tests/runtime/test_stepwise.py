@@ -1,6 +1,8 @@
 """A model run step by step, here over a driver in host memory, and what is said about it."""
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from fake_driver import FAULT, TRAP
 from runtime.test_weight_store import JOINED, model, values
 
 from jitinfer.errors import DeviceError, DeviceLostError
-from jitinfer.runtime import Copy, Device, Executor, Fill, Pointer, stepwise
+from jitinfer.runtime import Copy, Device, Executor, Fill, Pointer, stepwise, timing
 from jitinfer.runtime.timing import microseconds
 from jitinfer.runtime.weights import Weights
 
@@ -97,3 +99,13 @@ def test_a_plan_that_is_timed_loses_the_device_in_words_of_its_own(cuda, monkeyp
         with pytest.raises(DeviceError) as raised:
             microseconds(PLAN, weights, Device.of(0))
         assert isinstance(raised.value, DeviceLostError) == lost
+
+
+@pytest.mark.parametrize(("limit", "replays"), [(0.0, 5), (math.inf, 5 + 19)])
+def test_a_plan_that_takes_too_long_is_not_measured_any_longer(cuda, monkeypatch, limit, replays):
+    """After two replays to warm up; from the sixth on, each takes a millisecond by the host's clock."""
+    clock = itertools.count(0.0, 0.001)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    weights = Weights({"w": values()[0], "ab": numpy.zeros(2048, "float32")})
+    microseconds(PLAN, weights, Device.of(0), seconds=0.0195, least=5, limit=limit)
+    assert cuda.launches == 2 + replays

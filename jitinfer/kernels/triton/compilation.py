@@ -53,6 +53,11 @@ class Compilation:
         return self._waiting is not None and self._waiting[0].cancel()
 
     @property
+    def ready(self) -> bool:
+        """Whether `result` does not wait."""
+        return self._waiting is None or self._waiting[0].done()
+
+    @property
     def failed(self) -> bool:
         return isinstance(self._result, KernelError) or (self._waiting is not None and self._waiting[0].cancelled())
 
@@ -85,6 +90,10 @@ class Compiler:
         """Ends its processes; compiling again starts others. Idempotent."""
         if self._owns_pool:
             self._pool.close()
+
+    def prepare(self, kernels: int) -> None:
+        """Begins to start processes for so many kernels to come."""
+        self._pool.prepare(kernels)
 
     def compile(self, source: Specialization) -> Kernel:
         """Raises KernelError for what does not compile."""

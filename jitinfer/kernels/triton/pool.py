@@ -51,6 +51,17 @@ class WorkerPool:
                 self._threads = ThreadPoolExecutor(self.size, "jitinfer-compile")
             return self._threads.submit(self._answer, request)
 
+    def prepare(self, requests: int) -> None:
+        """Starts processes for so many requests to come, which then need not wait for their imports."""
+        with self._lock:
+            while len(self._alive) < min(requests, self.size):
+                try:
+                    worker = _Worker()
+                except (OSError, KernelError):
+                    return  # what is submitted will say so
+                self._alive.append(worker)
+                self._idle.put(worker)
+
     def close(self) -> None:
         """Ends the processes, and what waits for one; the next `submit` starts others. Idempotent."""
         with self._lock:

@@ -6,7 +6,9 @@ In a process of its own, since LLVM ends the process that it cannot go on in, an
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
+import importlib
 import json
 import os
 import sys
@@ -29,6 +31,14 @@ METADATA = (
 )
 
 
+_NEEDED = (
+    "triton.backends.compiler",
+    "triton.compiler",
+    "jitinfer.kernels.triton.frontend",
+    "jitinfer.kernels.triton.portable",
+)
+"""What it imports while it waits for its first request: seconds of work."""
+
 _SCARCE = (errno.EAGAIN, errno.ENOMEM)
 """What a machine says that has no process, or no memory, to spare for now: ptxas is a process of its own."""
 
@@ -40,6 +50,9 @@ def main() -> None:
     """Answers requests on standard input; whatever else prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    with contextlib.suppress(Exception):  # the answer to the first request will say so
+        for name in _NEEDED:
+            importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         try:
