@@ -160,7 +160,7 @@ def _direct(contraction: Contraction, base: Gemm) -> Gemm | None:
     known = d is not None and d.dtype in (base.a.dtype, "float32") and apart
     if d is None or not known or epilogue is None or contraction.gate is not None:
         return None
-    if epilogue == "gelu" and base.a.dtype == "float32":
+    if epilogue == "gelu" and d.dtype == "float32":
         return None  # its tanh is not as exact as float32
     bias = contraction.bias
     if bias is not None and not (_is_vector(bias) and bias.dtype == d.dtype):

@@ -1,6 +1,7 @@
 """Row norms against the op table's NumPy reference in float64: interpreted here, compiled where there is a device."""
 
 import itertools
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -172,6 +173,30 @@ def test_parts_that_lie_apart_and_stand_backwards(require):
     """The last part comes first, and each is a part of rows with something between."""
     view = View((3, 2, 5, 24), (-2 * 5 * 40, 5 * 40, 40, 1), 2 * 2 * 5 * 40 + 16)
     require(node_of(OF_PARTS, (2, 5, 24), "bfloat16", views={"parts": (view, (3, 2, 5, 40))}))
+
+
+@pytest.mark.parametrize("absent", ["weight", "bias", "x_bias"])
+def test_parts_without_one_of_the_operands_that_may_be_absent(absent, require):
+    node = node_of(OF_PARTS, (2, 5, 24))
+    inputs = list(node.inputs)
+    inputs[node.op.position(absent)] = None
+    require(replace(node, inputs=tuple(inputs)))
+
+
+@pytest.mark.parametrize("x_bias", [(1,), (2, 1, 24), (2, 5, 1)])
+def test_parts_with_a_bias_that_is_broadcast(x_bias, require):
+    require(node_of(OF_PARTS, (2, 5, 24), views={"x_bias": (None, x_bias)}))
+
+
+def test_parts_are_added_in_their_order():
+    """2^24 + 1 + 1 is 2^24 in float32, and 2^24 + 2 in another order."""
+    node = node_of(OF_PARTS, (2, 8), affine=False)
+    arrays = arrays_of(node)
+    arrays[0] = numpy.ones((3, 2, 8), numpy.float32)
+    arrays[0][0] = 2.0**24
+    arrays[1][:], arrays[2][:] = 0, 1
+    total, _ = interpreted(node, configs(node)[0], arrays)
+    assert (total == 2.0**24).all()
 
 
 class TestRefused:

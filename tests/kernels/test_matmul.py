@@ -1,14 +1,27 @@
 """Families of matrix products against the op table's reference in float64: interpreted, or on a device."""
 
+import numpy
 import pytest
-from gpu import PROBLEM, device_target, needs_gpu
-from products import TARGET, check, check_by_all, check_on_device, linear, matmul
+from gpu import PROBLEM, device_target, needs_gpu, run_on_device
+from products import (
+    TARGET,
+    arrays_of,
+    check,
+    check_by_all,
+    check_on_device,
+    interpretable,
+    linear,
+    matmul,
+    mended_interpreter,
+    tolerance,
+)
 
 from jitinfer.graph import View, op_named
 from jitinfer.kernels import Target, families_for
 from jitinfer.kernels.assembly import plan_of_node, specializations
 from jitinfer.kernels.contractions import contraction_of, partition
 from jitinfer.kernels.cublaslt import CublasLtProduct
+from jitinfer.kernels.interpreter import interpret
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.kernels.triton.matmul import BulkCopyProduct, TiledProduct
 from jitinfer.kernels.triton.matmul_small import FewRowsProduct
@@ -75,6 +88,51 @@ def test_sums_in_parts(parts, rows, depth, columns, dtype, transposed, require):
     node = in_parts(parts, rows, depth, columns, dtype, transposed)
     assert node.output.dtype == "float32"
     require(node, least=2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("parts", "rows", "depth", "columns"), [(1, (2, 9), 72, 40), (2, (1,), 34, 9), (4, (2, 1), 4, 3)]
+)
+def test_sums_in_parts_of_odd_sizes(parts, rows, depth, columns, dtype, transposed, require):
+    require(in_parts(parts, rows, depth, columns, dtype, transposed), least=2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("where", ["interpreted", DEVICE])
+def test_sums_in_parts_of_matrices_that_numpy_cuts(family, dtype, transposed, where):
+    """Whatever the views say."""
+    node = in_parts(3, (2, 7), 192, 40, dtype, transposed)
+    target = TARGET if where == "interpreted" else device_target()
+    if isinstance(family, BulkCopyProduct) and dtype == "float32":
+        assert not family.supports(node, target)
+        return
+    x, weight, *_ = arrays = arrays_of(node)
+    config = family.configs(node, target)[0]
+    if where == "interpreted":
+        with mended_interpreter():
+            (found,) = interpret(node, family.launches(node, interpretable(config), target), arrays)
+    else:
+        (found,) = run_on_device(node, family.launches(node, config, target), arrays)
+    assert (found.dtype, found.shape) == (numpy.float32, (3, 2, 7, 40))
+    x, weight = x.astype(numpy.float64).reshape(2, 7, 3, 64), weight.astype(numpy.float64)
+    if transposed:
+        expected = numpy.einsum("abpk,npk->pabn", x, weight.reshape(40, 3, 64))
+    else:
+        expected = numpy.einsum("abpk,pkn->pabn", x, weight.reshape(3, 64, 40))
+    error = numpy.abs(found - expected) / (1 + numpy.abs(expected))
+    assert error.max() <= tolerance(node)
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu_tanh"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_results_that_are_not_rounded(dtype, activation, require):
+    others = {"bias": True, "residual": (3, 40)}
+    require(linear((3, 72), 40, dtype, unrounded=True, activation=activation, **others), least=3)
+    require(linear((3, 72), 40, dtype, unrounded=True, activation=activation), least=3)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -229,6 +287,10 @@ class TestCublasLt:
     )
     def test_others_need_one(self, others):
         assert not self.gemm_alone(linear((2, 5, 24), 40, bias=True, **others))
+
+    def test_its_tanh_is_not_exact_enough_for_what_is_not_rounded(self):
+        assert not self.gemm_alone(linear((2, 24), 40, activation="gelu_tanh", unrounded=True))
+        assert self.gemm_alone(linear((2, 24), 40, activation="relu", unrounded=True))
 
     def test_a_bias_for_each_group_is_not_its_own(self):
         assert not self.gemm_alone(linear((3, 5, 24), 40, groups=3, bias=True))
