@@ -104,17 +104,28 @@ def offers(node: Node, target: Target, excluded: Exclusions = ()) -> list[Offer]
 
     excluded: what is left out. Raises UnsupportedOpError where there is none.
     """
-    by_family = [[(family, config) for config in family.configs(node, target)] for family in families_for(node, target)]
+    able = list(families_for(node, target))
+    found = _offers(node, target, able, excluded)
+    if not found:
+        problem = "has no CUDA kernel left that is right" if able else "has no CUDA kernel"
+        raise UnsupportedOpError(f"{call_text(node)} {problem}")
+    return found
+
+
+def compiled_offers(node: Node, target: Target, excluded: Exclusions = ()) -> list[Offer]:
+    """Those of `offers` whose kernels are to be compiled, in the same order; libraries are not asked."""
+    return _offers(node, target, [family for family in families_for(node, target) if family.compiled], excluded)
+
+
+def _offers(node: Node, target: Target, able: Iterable[Family], excluded: Exclusions) -> list[Offer]:
+    by_family = [[(family, config) for config in family.configs(node, target)] for family in able]
     if excluded:
         form = form_of(node)
         by_family = [
             [(f, config) for f, config in each if not any(one.covers(form, f.name, config) for one in excluded)]
             for each in by_family
         ]
-    if not any(by_family):
-        problem = "has no CUDA kernel left that is right" if by_family else "has no CUDA kernel"
-        raise UnsupportedOpError(f"{call_text(node)} {problem}")
-    longest = max(map(len, by_family))
+    longest = max(map(len, by_family), default=0)
     return [configs[i] for i in range(longest) for configs in by_family if i < len(configs)]
 
 

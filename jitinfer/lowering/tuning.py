@@ -8,12 +8,14 @@ import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
 from jitinfer.errors import DeviceError, DeviceLostError
 from jitinfer.kernels.family import Config, families
-from jitinfer.lowering.choice import Choice, first_that_compiles, form_of, offers, start
+from jitinfer.lowering.choice import Choice, compiled_offers, first_that_compiles, form_of, offers, start
 from jitinfer.lowering.environment import environment
 from jitinfer.lowering.exclusion import documents
 from jitinfer.lowering.fault import KernelFaultError
@@ -105,6 +107,10 @@ class Tuner:
         races = [self._race(form, alike) for form, alike in groups.items() if form not in winners]
         races.sort(key=lambda race: -race.estimate)
         seldom = [self._race(form_of(node), [node]) for node in once]
+        for race in races:
+            race.begin_compiling(1)
+        for race in races:
+            race.begin_compiling(self._most)
         for race in (*races, *seldom):
             race.begin_first()
         for race in races:
@@ -157,7 +163,7 @@ class Tuner:
         return times
 
     def _race(self, form: str, nodes: Sequence[Node]) -> _Race:
-        return _Race(form, nodes, self._compiler, offers(nodes[0], self._compiler.target, self._excluded))
+        return _Race(form, nodes, self._compiler, self._excluded)
 
     def _winner(self, race: _Race, deadline: float, advance: Callable[[], None]) -> Winner:
         """The fastest of those that compile until the deadline, or the first one of all."""
@@ -280,14 +286,25 @@ def _in_turn(plans: Sequence[Plan], weights: Sequence[Weights], device: Device) 
 class _Race:
     """The offers for nodes of one form, the most promising first, as far as they were begun."""
 
-    def __init__(self, form: str, nodes: Sequence[Node], compiler: Compiler, offers: Sequence[Offer]) -> None:
+    def __init__(self, form: str, nodes: Sequence[Node], compiler: Compiler, excluded: Exclusions) -> None:
         self.form = form
         self.node = nodes[0]
         self.runners: list[StartedOffer] = []
         self._compiler = compiler
-        self._offers = offers
+        self._excluded = excluded
+        self._begun: dict[Offer, StartedOffer] = {}
         self.estimate = len(nodes) * _seconds(self.node, compiler.target)
         """Of one run of all the nodes."""
+
+    @cached_property
+    def _offers(self) -> list[Offer]:
+        """All of them: libraries take their time to say what they have."""
+        return offers(self.node, self._compiler.target, self._excluded)
+
+    def begin_compiling(self, most: int | None) -> None:
+        """The first `most` of those offers that are compiled, or all of them, before libraries are asked for theirs."""
+        for offer in islice(compiled_offers(self.node, self._compiler.target, self._excluded), most):
+            self._begin(offer)
 
     def begin_first(self) -> None:
         """The most promising one, which is needed in any case."""
@@ -302,7 +319,12 @@ class _Race:
                 self._start(offer)
 
     def _start(self, offer: Offer) -> None:
-        self.runners.append(start(self.node, *offer, self._compiler))
+        self.runners.append(self._begin(offer))
+
+    def _begin(self, offer: Offer) -> StartedOffer:
+        if offer not in self._begun:
+            self._begun[offer] = start(self.node, *offer, self._compiler)
+        return self._begun[offer]
 
     @property
     def ready(self) -> bool:

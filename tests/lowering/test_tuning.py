@@ -156,6 +156,24 @@ def test_a_library_s_offers_are_all_tried(compiler, monkeypatch):
     assert tuner.measured == 5 + 1
 
 
+def test_kernels_compile_while_libraries_are_asked(worker_pool, monkeypatch):
+    Clock(monkeypatch)
+    compiler = Compiler(Target.named(90), workers=worker_pool)
+    family = families()["cublaslt"]
+    configs, begun = type(family).configs, []
+
+    def asked(self, node, target):
+        begun.append(len(compiler._running))
+        return configs(self, node, target)
+
+    monkeypatch.setattr(type(family), "configs", asked)
+    builder = Builder()
+    x, w = builder.input("x", (144, 64)), builder.parameter("w", (64, 64))
+    tuner = tuning.Tuner(compiler, DEVICE, most=3)
+    tuner.choose(nodes_of(builder.build(ops.matmul(x, w), ops.silu(x))))
+    assert begun[0] == len(compiler._running) == 2 * 3
+
+
 def test_what_compiles_is_taken_where_the_first_offers_do_not(compiler, monkeypatch):
     Clock(monkeypatch)
     silu, _ = nodes_of(packed(count=1))
