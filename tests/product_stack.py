@@ -4,7 +4,7 @@ from jitinfer.graph import Builder, Origin, ops
 from jitinfer.passes import default, run_passes
 
 
-def stack(blocks=3, rows=256, depth=2304, width=1152):
+def stack(blocks=3, rows=256, depth=2304, width=1024):
     """A graph after its passes: blocks without attention, each with a sum of `depth` before the norm of the next."""
     builder = Builder()
     h = builder.input("x", (2, rows // 2, width), "bfloat16")

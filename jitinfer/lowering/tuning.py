@@ -51,10 +51,19 @@ _SPARED = 0.25
 _HOPELESS = 1.25
 """Times the best time so far: what takes longer in a few replays is not measured more exactly."""
 
+_CLOSE = 1.05
+"""Times the best time: what is not slower may be the fastest."""
+
+_FINALISTS = 4
+
+_MATTERS = 0.01
+"""Of the time of all nodes: those of a form are worth to tell kernels apart that are about as fast."""
+
 _POLLING = 0.005
 """Seconds."""
 
-_SEQUENCE_ROUNDS = 15
+_ROUNDS = 15
+"""In which plans take turns."""
 
 Winner = tuple["Family", Config, float]
 """A family, its configuration, and its time in microseconds, nan where there is none."""
@@ -106,6 +115,7 @@ class Tuner:
         self._compiler.prepare(_COMPILED * (len(groups) - len(winners) + len(once)))
         races = [self._race(form, alike) for form, alike in groups.items() if form not in winners]
         races.sort(key=lambda race: -race.estimate)
+        whole = sum(len(alike) * _seconds(alike[0], self._compiler.target) for alike in groups.values())
         seldom = [self._race(form_of(node), [node]) for node in once]
         for race in races:
             race.begin_compiling(1)
@@ -117,7 +127,8 @@ class Tuner:
             race.begin_rest(self._most)
         with progress("jitinfer: tuning", sum(len(race.runners) for race in races)) as advance:
             for race in _as_they_get_ready(races, began + (1.0 - _SPARED) * self._seconds):
-                winners[race.form] = self._winner(race, deadline, advance)
+                matters = race.estimate >= _MATTERS * whole
+                winners[race.form] = self._winner(race, deadline, advance, matters)
         chosen = [self._chosen(node, winners[form]) for form, alike in groups.items() for node in alike]
         placed = dict(zip((node for alike in groups.values() for node in alike), chosen, strict=True))
         return [*(placed[node] for node in nodes), *(race.first() for race in seldom)]
@@ -165,7 +176,7 @@ class Tuner:
     def _race(self, form: str, nodes: Sequence[Node]) -> _Race:
         return _Race(form, nodes, self._compiler, self._excluded)
 
-    def _winner(self, race: _Race, deadline: float, advance: Callable[[], None]) -> Winner:
+    def _winner(self, race: _Race, deadline: float, advance: Callable[[], None], matters: bool) -> Winner:
         """The fastest of those that compile until the deadline, or the first one of all."""
         late = time.perf_counter() > deadline
         if late or len(race.runners) == 1:
@@ -174,12 +185,12 @@ class Tuner:
         else:
             choices = [choice for choice in race.results(deadline) if isinstance(choice, Choice)]
             late = len(choices) < len(race.runners) and time.perf_counter() > deadline
-            best = self._fastest(race.node, choices, advance) if choices else race.first()
+            best = self._fastest(race.node, choices, advance, matters) if choices else race.first()
         if self._store is not None and not late:
             self._store.put(self._key(race.form), {}, {"family": best.family, **_document(best)})
         return families()[best.family], best.config, best.microseconds
 
-    def _fastest(self, node: Node, choices: list[Choice], advance: Callable[[], None]) -> Choice:
+    def _fastest(self, node: Node, choices: list[Choice], advance: Callable[[], None], matters: bool) -> Choice:
         rotation = Rotation([node], self._compiler.target)
         weights = rotation.weights(self._device)
         try:
@@ -198,6 +209,8 @@ class Tuner:
             if not timed:
                 raise failures[0]
             timed.sort(key=lambda choice: choice.microseconds)
+            if matters:
+                timed = self._told_apart(rotation, node, timed, weights)
 
             def results(choice: Choice) -> list[Any]:
                 with _named(node, choice):
@@ -216,6 +229,23 @@ class Tuner:
             plan = rotation.plan([(node, choice)])
             total = microseconds(plan, weights, self._device, limit=limit * rotation.copies)
         return replace(choice, microseconds=total / rotation.copies)
+
+    def _told_apart(self, rotation: Rotation, node: Node, timed: list[Choice], weights: Weights) -> list[Choice]:
+        """`timed` with those at its head anew that are about as fast as the first: by their times in turn."""
+        close = [each for each in timed if each.microseconds <= _CLOSE * timed[0].microseconds][:_FINALISTS]
+        if len(close) < 2:
+            return timed
+        plans = [rotation.plan([(node, choice)]) for choice in close]
+        try:
+            with _named(node, close[-1]), self._device.telling_loss():  # each of them ran alone
+                totals = _in_turn(plans, [weights] * len(close), self._device)
+        except KernelFaultError:
+            raise
+        except DeviceError as error:
+            logger.info("kernels for %s are not told apart: %s", node.op.name, error)
+            return timed
+        again = [replace(each, microseconds=total / rotation.copies) for each, total in zip(close, totals, strict=True)]
+        return [*sorted(again, key=lambda choice: choice.microseconds), *timed[len(close) :]]
 
     def _chosen(self, node: Node, winner: Winner) -> Choice:
         """What won for nodes of this form, for this very one."""
@@ -277,7 +307,7 @@ def _in_turn(plans: Sequence[Plan], weights: Sequence[Weights], device: Device) 
     """Microseconds of each: medians of rounds, in which clocks and whoever else is there are the same for all."""
     timed = InTurn(plans, weights, device)
     try:
-        rounds = [timed.round() for _ in range(_SEQUENCE_ROUNDS)]
+        rounds = [timed.round() for _ in range(_ROUNDS)]
     finally:
         timed.close()
     return [statistics.median(times) for times in zip(*rounds, strict=True)]

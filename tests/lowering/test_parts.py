@@ -159,7 +159,7 @@ NOT_ASKED = {
     "a residual of one row": spread_residual,
     "columns as rows": not_rows,
     "few rows": lambda: built(rows=126),
-    "enough tiles": lambda: built(rows=1024, width=1152),
+    "enough tiles": lambda: built(rows=512, width=1152),
     "a short sum": lambda: built(depth=2 * LEAST_DEPTH - 128),
     "halves of odd length": lambda: built(depth=2048 + 64),
     "float64": lambda: built(dtype="float64"),
