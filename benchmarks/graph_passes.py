@@ -1,6 +1,6 @@
 """Large models at full size, without memory for their weights: what import and passes make of them, and how fast.
 
-    .venv/bin/python benchmarks/graph_passes.py [--models dit,dit_512,sd3,sd3_1024,large_dit]
+    .venv/bin/python benchmarks/graph_passes.py [--models dit,dit_single,dit_512,sd3,sd3_1024,large_dit]
 
 Nodes are counted before and after the default passes.
 """
@@ -22,7 +22,7 @@ from jitinfer.passes import run_passes
 FIXTURES = pathlib.Path(__file__).parents[1] / "tests" / "models.py"
 
 
-def dit(layers=28, size=32):
+def dit(layers=28, size=32, batch=2):
     """DiT-XL/2, 256 x 256 pixels; `size` is that of the latent image, an eighth of it."""
     layer = ppdiffusers.Transformer2DModel(
         num_attention_heads=16,
@@ -39,11 +39,16 @@ def dit(layers=28, size=32):
         norm_elementwise_affine=False,
     )
     tensors = {
-        "hidden_states": paddle.randn([2, 4, size, size]),
-        "timestep": paddle.to_tensor([7, 7]),
-        "class_labels": paddle.to_tensor([1, 1000]),
+        "hidden_states": paddle.randn([batch, 4, size, size]),
+        "timestep": paddle.to_tensor([7] * batch),
+        "class_labels": paddle.to_tensor([1, 1000][:batch]),
     }
     return layer, tensors, {}
+
+
+def dit_single(layers=28):
+    """DiT-XL/2, 256 x 256 pixels, one image without guidance."""
+    return dit(layers, batch=1)
 
 
 def dit_512(layers=28):
@@ -108,7 +113,7 @@ def large_dit(layers=32):
     return layer, tensors, {}
 
 
-MODELS = {each.__name__: each for each in (dit, dit_512, sd3, sd3_1024, large_dit)}
+MODELS = {each.__name__: each for each in (dit, dit_single, dit_512, sd3, sd3_1024, large_dit)}
 
 
 def megabytes(values):

@@ -1,6 +1,7 @@
 """Graphs of large models as files, to be measured where Paddle is not installed.
 
-    .venv/bin/python benchmarks/save_graphs.py FOLDER [--models dit,dit_512,sd3,sd3_1024,large_dit] [--layers N]
+    .venv/bin/python benchmarks/save_graphs.py FOLDER [--models dit,dit_single,dit_512,sd3,sd3_1024,large_dit]
+        [--layers N]
 
 Writes FOLDER/NAME.graph.gz, the graph as imported, before any pass; with --layers, NAME_N.graph.gz of so many blocks.
 No weights: these are made where the graph is measured.

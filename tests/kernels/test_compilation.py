@@ -1,6 +1,7 @@
 """Compiling without a device: for four architectures, once, side by side, and with errors that name the function."""
 
 import errno
+import os
 import subprocess
 import threading
 import types
@@ -18,7 +19,7 @@ from jitinfer.errors import KernelError
 from jitinfer.kernels import KernelLaunch, Target
 from jitinfer.kernels.assembly import plan_of_node, scratch_bytes, specializations
 from jitinfer.kernels.family import Candidate, TypedPointer
-from jitinfer.kernels.triton import worker
+from jitinfer.kernels.triton import pool, worker
 from jitinfer.kernels.triton.attention import BlockAttention
 from jitinfer.kernels.triton.compilation import Compiler
 from jitinfer.kernels.triton.frontend import kernel_key, triton_ir
@@ -40,9 +41,9 @@ def launch(count=1000, block=256, offset=0, **options):
 
 @pytest.fixture(scope="module")
 def compilers():
-    pool = WorkerPool(2)
-    yield {capability: Compiler(Target.named(capability), workers=pool) for capability in ARCHITECTURES}
-    pool.close()
+    workers = WorkerPool(2)
+    yield {capability: Compiler(Target.named(capability), workers=workers) for capability in ARCHITECTURES}
+    workers.close()
 
 
 @pytest.fixture
@@ -274,6 +275,21 @@ def test_a_machine_without_a_process_to_spare_says_so_when_it_is_asked(monkeypat
         assert not compiler._pool._alive
         with pytest.raises(KernelError, match=r"no process could be started to compile: .*unavailable"):
             compiler.compile(specialize(launch(998)))
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 48), ("350000 100000", 4), ("100 100000", 1), ("9900000 100000", 48), (None, 48)],
+)
+def test_as_many_processes_as_a_container_has_cores(monkeypatch, tmp_path, quota, cores):
+    """But no more than there is work for."""
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(48))
+    monkeypatch.setattr(pool, "_QUOTA", tmp_path / "cpu.max")
+    assert pool.available_cores() == cores
+    assert WorkerPool().size == min(cores, pool.MOST_PROCESSES)
+    assert WorkerPool(3).size == 3
 
 
 def test_many_threads_compile_at_once(compiler):

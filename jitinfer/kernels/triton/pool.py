@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from jitinfer.errors import KernelError
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 TIME_LIMIT = 300.0
 """Seconds for one kernel; then its process is ended, and the kernel has failed."""
+
+MOST_PROCESSES = 32
+"""Each takes some 200 MB and two seconds to start: for the 200 kernels of a model, more gain nothing."""
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of processor time, and in how many: cgroup v2, as in containers."""
 
 _CHANGING = ("TRITON_", "PTXAS_", "DISABLE_PTXAS_", "DISABLE_LLVM_", "NVPTX_")
 """How the names of variables begin that Triton, or what it calls, may make other code by."""
@@ -34,7 +42,7 @@ class WorkerPool:
     """
 
     def __init__(self, size: int | None = None) -> None:
-        self.size = size or available_cores()
+        self.size = size or min(available_cores(), MOST_PROCESSES)
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         self._alive: list[_Worker] = []
         self._threads: ThreadPoolExecutor | None = None
@@ -172,7 +180,10 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use, by its affinity and by the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # there is none: "max" is no number
+        return cores
