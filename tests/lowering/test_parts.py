@@ -9,6 +9,7 @@ import pytest
 from gpu import device_target, needs_gpu
 from product_stack import stack
 
+from jitinfer.errors import KernelError
 from jitinfer.graph import Builder, Graph, View, ops
 from jitinfer.graph.evaluation import evaluate
 from jitinfer.graph.types import TensorType, numpy_dtype
@@ -251,6 +252,29 @@ def test_a_model_in_parts(compiled):
         replace(model.plan, steps=tuple(replace(step, origin="?") for step in model.plan.steps)), graph, TARGET
     )
     assert [step.origin for step in moved.steps] == [step.origin for step in model.plan.steps]
+
+
+class Refusing(FirstThatCompiles):
+    """Has no kernel for some nodes."""
+
+    refused = "gated_residual_adaptive_layer_norm_of_parts"
+
+    def choose(self, nodes, once=()):
+        if any(node.op.name == self.refused for node in nodes):
+            raise KernelError("nothing compiles")
+        return super().choose(nodes, once)
+
+
+def test_no_model_is_lost_for_want_of_kernels_for_parts(compiler, caplog):
+    model, lowered = compile_graph(stack(), TARGET, Refusing(compiler), timer=MadeUp({1: 10.0, 2: 1.0}))
+    check(model.plan)
+    assert not lowered.parts
+    assert "no product is tried in parts" in caplog.text
+    assert "nothing compiles" in caplog.text
+    chooser = Refusing(compiler)
+    chooser.refused = "linear"
+    with pytest.raises(KernelError, match="nothing compiles"):
+        compile_graph(stack(), TARGET, chooser, timer=MadeUp({1: 10.0, 2: 1.0}))
 
 
 @needs_gpu
