@@ -13,7 +13,7 @@ from jitinfer.graph.rounding import SIGMAS, node_tolerance
 from jitinfer.graph.types import FLOATING, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from jitinfer.graph.types import TensorType
 
@@ -21,6 +21,9 @@ Array = Any
 
 MOST_FLOPS = 2e10
 """Multiplications and additions, of a node or of a graph, up to which NumPy is asked for results: about a second."""
+
+_PIECE = 1 << 16
+"""Elements: arrays of a hundred million, whose pages would have to be made for each result, take ten times as long."""
 
 _LEEWAY = 4.0
 """By how much a kernel may be less exact than the same op in float32 by NumPy: it adds up in another order."""
@@ -107,20 +110,28 @@ def _gap(one: Array, other: Array, tolerance: float) -> str:
     if not _is_floating(one):
         differ = int(numpy.count_nonzero(one != other))
         return f"{differ} of {one.size} values differ" if differ > tolerance * one.size else ""
-    one, other = _computable(one), _computable(other)
-    with numpy.errstate(all="ignore"):
-        gaps = numpy.abs(one - other)
-        scale = numpy.abs(other)
-    numbers = numpy.isfinite(gaps)
-    if not numbers.all():
-        same = (one == other) | (numpy.isnan(one) & numpy.isnan(other))
-        if not (numbers | same).all():
-            return "one gives NaN or infinity where another gives a number"
-        gaps, scale = gaps[numbers], scale[numbers]
-    if not gaps.size:
-        return ""
-    gap, largest = float(gaps.max()), float(scale.max())
+    gap = largest = 0.0
+    for first, second in _pieces(one, other):
+        with numpy.errstate(all="ignore"):
+            gaps = numpy.abs(first - second)
+            scale = numpy.abs(second)
+        numbers = numpy.isfinite(gaps)
+        if not numbers.all():
+            same = (first == second) | (numpy.isnan(first) & numpy.isnan(second))
+            if not (numbers | same).all():
+                return "one gives NaN or infinity where another gives a number"
+            gaps, scale = gaps[numbers], scale[numbers]
+        if gaps.size:
+            gap, largest = max(gap, float(gaps.max())), max(largest, float(scale.max()))
     return f"they differ by {gap:.3e}, of at most {largest:.3e}" if gap > tolerance * largest else ""
+
+
+def _pieces(one: Array, other: Array) -> Iterator[tuple[Array, Array]]:
+    """Of two arrays of one shape, so small that what is computed of them stays in the processor's cache."""
+    flat = one.reshape(-1), other.reshape(-1)
+    for start in range(0, one.size, _PIECE):
+        first, second = (each[start : start + _PIECE] for each in flat)
+        yield _computable(first), _computable(second)
 
 
 def _is_floating(array: Array) -> bool:

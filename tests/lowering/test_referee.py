@@ -8,6 +8,7 @@ from gpu import device_compiler, device_target, needs_gpu
 
 from jitinfer.graph import Builder, ops
 from jitinfer.graph.evaluation import evaluate_node
+from jitinfer.graph.rounding import node_tolerance
 from jitinfer.kernels.family import Candidate, Config
 from jitinfer.lowering import referee
 from jitinfer.lowering.choice import Choice, offers, start
@@ -138,6 +139,21 @@ class TestDisagreement:
         assert disagreement(node, [special], [special.copy()]) == ""
         assert "NaN or infinity" in disagreement(node, [special], [-special])
         assert "NaN or infinity" in disagreement(node, [special], [numpy.ones_like(special)])
+
+    @pytest.mark.parametrize("place", [0, 70_000, 99_999])
+    def test_of_arrays_that_are_looked_at_in_pieces(self, place):
+        """The largest value, by which the gap is measured, is elsewhere."""
+        node = product(1000, 1, 100)
+        right = numpy.random.default_rng(0).standard_normal((1000, 100)).astype("float32")
+        right.reshape(-1)[50_000] = 1000.0
+        limit = node_tolerance(node) * 1000.0
+        for factor, found in ((0.9, False), (1.1, True)):
+            wrong = right.copy()
+            wrong.reshape(-1)[place] += factor * limit
+            text = disagreement(node, [wrong], [right])
+            assert ("of at most 1.000e+03" in text) == bool(text) == found
+        wrong.reshape(-1)[place] = numpy.nan
+        assert "NaN or infinity" in disagreement(node, [wrong], [right])
 
     def test_narrow_dtypes(self):
         node = product(dtype="bfloat16")
