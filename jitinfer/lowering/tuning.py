@@ -159,8 +159,7 @@ class Tuner:
         weights: list[Weights] = []
         try:
             weights.extend(rotation.weights(self._device) for rotation in rotations)
-            with _named(*sequences[-1][-1]), self._device.telling_loss():  # each of them ran alone
-                totals = _in_turn(plans, weights, self._device)
+            totals = self._turns(sequences[-1][-1], plans, weights)
         except KernelFaultError:
             raise
         except DeviceError as error:
@@ -230,6 +229,11 @@ class Tuner:
             total = microseconds(plan, weights, self._device, limit=limit * rotation.copies)
         return replace(choice, microseconds=total / rotation.copies)
 
+    def _turns(self, last: tuple[Node, Choice], plans: Sequence[Plan], weights: Sequence[Weights]) -> list[float]:
+        """Microseconds of plans in turn; `last` is blamed for a device that they lose, whose kernels ran well alone."""
+        with _named(*last), self._device.telling_loss():
+            return _in_turn(plans, weights, self._device)
+
     def _told_apart(self, rotation: Rotation, node: Node, timed: list[Choice], weights: Weights) -> list[Choice]:
         """`timed` with those at its head anew that are about as fast as the first: by their times in turn."""
         close = [each for each in timed if each.microseconds <= _CLOSE * timed[0].microseconds][:_FINALISTS]
@@ -237,8 +241,7 @@ class Tuner:
             return timed
         plans = [rotation.plan([(node, choice)]) for choice in close]
         try:
-            with _named(node, close[-1]), self._device.telling_loss():  # each of them ran alone
-                totals = _in_turn(plans, [weights] * len(close), self._device)
+            totals = self._turns((node, close[-1]), plans, [weights] * len(close))
         except KernelFaultError:
             raise
         except DeviceError as error:

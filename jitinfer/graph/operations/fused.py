@@ -23,6 +23,10 @@ def _modulation(x: TensorType, **operands: TensorType | None) -> None:
         require(each is None or broadcast(each.shape, x.shape) == x.shape, f"its {name} does not fit x")
 
 
+def _adaptive(x: Array, scale: Array, shift: Array, weight: Array | None, bias: Array | None, epsilon: float) -> Array:
+    return affine(layer_norm(x, 1, epsilon), weight, bias) * (1 + scale) + shift
+
+
 class AdaptiveLayerNorm(Op):
     """layer_norm(x, weight, bias) * (1 + scale) + shift, over the last axis; Peebles and Xie, 2023."""
 
@@ -53,7 +57,7 @@ class AdaptiveLayerNorm(Op):
         *,
         epsilon: float,
     ) -> Array:
-        return affine(layer_norm(x, 1, epsilon), weight, bias) * (1 + scale) + shift
+        return _adaptive(x, scale, shift, weight, bias, epsilon)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
         return 10 * outputs[0].size
@@ -94,7 +98,7 @@ class GatedResidualAdaptiveLayerNorm(Op):
         epsilon: float,
     ) -> tuple[Array, Array]:
         total = residual + gate * x
-        return total, affine(layer_norm(total, 1, epsilon), weight, bias) * (1 + scale) + shift
+        return total, _adaptive(total, scale, shift, weight, bias, epsilon)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
         return 12 * outputs[0].size
@@ -145,7 +149,7 @@ class GatedResidualAdaptiveLayerNormOfParts(Op):
     ) -> tuple[Array, Array]:
         x = parts.sum(0) if x_bias is None else parts.sum(0) + x_bias
         total = residual + gate * x
-        return total, affine(layer_norm(total, 1, epsilon), weight, bias) * (1 + scale) + shift
+        return total, _adaptive(total, scale, shift, weight, bias, epsilon)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType], **_: Any) -> int:
         parts = inputs[0]
