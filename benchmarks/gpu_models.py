@@ -34,6 +34,7 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 MODELS = "dit,dit_512,sd3,sd3_1024,large_dit"
 HEADS = ("model", "ours", "peer", "which", "ratio", "TFLOP/s", "roofline", "memory", "cold", "warm", "error")
+SHORT = {"torch default": "torch.compile", "torch max-autotune": "max-autotune", "jitinfer on one lane": "on one lane"}
 COLUMNS = "{:14} {:>8} {:>8} {:26} {:>6} {:>8} {:>9} {:>10} {:>7} {:>7}  {}"
 
 
@@ -128,7 +129,8 @@ def draw(every, path):
         for position, value in enumerate(medians):
             axis.text(position, value, f"{value:.2f}", ha="center", va="bottom", fontsize=8)
         axis.axhline(found["roofline_ms"], color="#c0392b", linewidth=1, linestyle="--")
-        axis.set_xticks(range(len(names)), [name.removeprefix("torch ") for name in names], rotation=40, ha="right")
+        axis.set_xticks(range(len(names)), [SHORT.get(name, name) for name in names], rotation=40, ha="right")
+        axis.margins(y=0.12)  # for the numbers
         axis.set_title(f"{found['model']}, ms", fontsize=10)
     figure.suptitle(f"{every[0]['device']}; dashed: roofline", fontsize=9)
     figure.savefig(path, dpi=150)
