@@ -39,10 +39,6 @@ class Telling(Tuner):
         return times
 
 
-def relative(found, wanted):
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("graph")
@@ -70,7 +66,7 @@ def main():
         session = Session(model, weights, device, shared=shared)
         (result,) = session.enqueue(inputs)
         torch.cuda.synchronize()
-        print(f"{name}: error {relative(torch.from_dlpack(result), wanted):.4f}")
+        print(f"{name}: error {torch_graph.relative_error(torch.from_dlpack(result), wanted):.4f}")
         runs[name] = lambda session=session: session.enqueue(session.inputs, stream)
     for name, each in in_turn(runs).items():
         print(f"{name}: {each.median:.4f} ms ({each.low:.4f} to {each.high:.4f})")

@@ -42,10 +42,6 @@ def roofline(graph, most_flops, bandwidth):
     return sum(max(flops(node) / most_flops, bytes_moved(node) / bandwidth) for node in nodes)
 
 
-def relative(found, wanted):
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def chosen(plan):
     """The kernels, or the algorithms of cuBLASLt, for each node."""
     found = {}
@@ -121,8 +117,8 @@ class Bench:
             (eager,) = torch_graph.evaluate(self.graph, inputs, weights, self.given.dtype)
         (result,) = session.enqueue(inputs)
         torch.cuda.synchronize()
-        self.found["error"] = relative(torch.from_dlpack(result), wanted)
-        self.found["error_of_torch"] = relative(eager, wanted)
+        self.found["error"] = torch_graph.relative_error(torch.from_dlpack(result), wanted)
+        self.found["error_of_torch"] = torch_graph.relative_error(eager, wanted)
 
     def one_lane(self, inputs):
         """One step after the other, in turn with the rest, whether that gives the same bits, and has the same kernels.

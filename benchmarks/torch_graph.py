@@ -118,6 +118,11 @@ def _sensitive(graph):
     return {value for value in found if value not in given and math.prod(value.shape) < 1 << 20}
 
 
+def relative_error(found, wanted):
+    """||found - wanted|| / ||wanted||, in float64."""
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
 def random_weights(graph, device="cuda", seed=0):
     """As after training, roughly: products keep the size of what they are given."""
     generator = torch.Generator(device).manual_seed(seed)

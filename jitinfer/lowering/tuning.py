@@ -9,7 +9,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jitinfer.cache import Key
@@ -334,9 +333,13 @@ class _Race:
         """All of them: libraries take their time to say what they have."""
         return offers(self.node, self._compiler.target, self._excluded)
 
+    @cached_property
+    def _compiled_offers(self) -> list[Offer]:
+        return compiled_offers(self.node, self._compiler.target, self._excluded)
+
     def begin_compiling(self, most: int | None) -> None:
         """The first `most` of those offers that are compiled, or all of them, before libraries are asked for theirs."""
-        for offer in islice(compiled_offers(self.node, self._compiler.target, self._excluded), most):
+        for offer in self._compiled_offers[:most]:
             self._begin(offer)
 
     def begin_first(self) -> None:
